@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+#include "broker/ledger.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/fd.h"
+#include "protocol/presence.h"
+
+#define LEDGER_MAGIC 0x003130304744454cull /* "LEDG001\0" */
+#define LEDGER_VERSION 1u
+#define LEDGER_SIZE ((sizeof(struct ledger_data) + PB_PAGE_BYTES - 1) & ~(PB_PAGE_BYTES - 1))
+#define LEDGER_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
+/* A later version that changes this reads the old layout too: the memory of a running VM hangs on it. */
+static_assert(sizeof(struct ledger_memory) == 104 && sizeof(struct ledger_region) == 32 &&
+                      sizeof(struct ledger_mapping) == 32 && offsetof(struct ledger_peer, mappings) == 64,
+              "read by the next version of the broker");
+
+static int ledger_map(struct ledger *ledger) {
+        void *data = mmap(NULL, LEDGER_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, ledger->fd, 0);
+
+        if (data == MAP_FAILED)
+                return -errno;
+        ledger->data = data;
+        (void) madvise(data, LEDGER_SIZE, MADV_DONTFORK);
+        return 0;
+}
+
+int ledger_new(struct ledger **ret, const char *vm) {
+        struct ledger *ledger = calloc(1, sizeof *ledger);
+        char name[64];
+        int r;
+
+        if (!ledger)
+                return -ENOMEM;
+        ledger->lock_fd = -1;
+        (void) snprintf(name, sizeof name, "pagebroker:%s:ledger", vm);
+        ledger->fd = memfd_new(name, LEDGER_SIZE, PB_PAGE_BYTES);
+        r = ledger->fd < 0 ? ledger->fd : memfd_seal(ledger->fd, LEDGER_SEALS);
+        if (r == 0)
+                r = ledger_map(ledger);
+        if (r == 0)
+                r = ledger_lock(ledger);
+        if (r < 0) {
+                (void) ledger_free(ledger);
+                return r;
+        }
+        ledger->data->magic = LEDGER_MAGIC;
+        ledger->data->version = LEDGER_VERSION;
+        (void) snprintf(ledger->data->vm, sizeof ledger->data->vm, "%s", vm);
+        *ret = ledger;
+        return 0;
+}
+
+int ledger_open(struct ledger **ret, int fd) {
+        struct ledger *ledger = calloc(1, sizeof *ledger);
+        int r;
+
+        if (!ledger) {
+                (void) fd_close(fd);
+                return -ENOMEM;
+        }
+        ledger->fd = fd;
+        ledger->lock_fd = -1;
+        r = memfd_check(fd, LEDGER_SIZE, LEDGER_SEALS);
+        if (r == 0)
+                r = ledger_map(ledger);
+        if (r == 0 && (ledger->data->magic != LEDGER_MAGIC || ledger->data->version != LEDGER_VERSION ||
+                       ledger->data->n_memories > PB_MEMORIES_MAX || ledger->data->n_regions > PB_REGIONS_MAX))
+                r = -EPROTO;
+        if (r < 0) {
+                (void) ledger_free(ledger);
+                return r;
+        }
+        *ret = ledger;
+        return 0;
+}
+
+struct ledger *ledger_free(struct ledger *ledger) {
+        if (!ledger)
+                return NULL;
+        if (ledger->data)
+                (void) munmap(ledger->data, LEDGER_SIZE);
+        (void) fd_close(ledger->lock_fd);
+        (void) fd_close(ledger->fd);
+        free(ledger);
+        return NULL;
+}
+
+int ledger_lock(struct ledger *ledger) {
+        char path[64];
+
+        if (ledger->lock_fd < 0) {
+                (void) snprintf(path, sizeof path, "/proc/self/fd/%d", ledger->fd);
+                ledger->lock_fd = open(path, O_RDWR | O_CLOEXEC);
+        }
+        if (ledger->lock_fd < 0 || flock(ledger->lock_fd, LOCK_EX | LOCK_NB) < 0)
+                return -errno;
+        return 0;
+}
+
+struct ledger_peer *ledger_peer_take(struct ledger *ledger) {
+        for (unsigned i = 0; i < LEDGER_PEERS_MAX; i++) {
+                struct ledger_peer *entry = &ledger->data->peers[i];
+
+                if (entry->id != 0 || atomic_exchange(&ledger->taken[i], true))
+                        continue;
+                ledger_peer_flip(entry, 0);
+                return entry;
+        }
+        return NULL;
+}
+
+void ledger_peer_keep(struct ledger *ledger, struct ledger_peer *entry) {
+        atomic_store(&ledger->taken[entry - ledger->data->peers], true);
+}
+
+void ledger_peer_enter(struct ledger_peer *entry, uint32_t id) {
+        __atomic_store_n(&entry->id, id, __ATOMIC_RELEASE);
+}
+
+void ledger_peer_clear(struct ledger_peer *entry) {
+        __atomic_store_n(&entry->id, 0, __ATOMIC_RELEASE);
+}
+
+void ledger_peer_release(struct ledger *ledger, struct ledger_peer *entry) {
+        atomic_store(&ledger->taken[entry - ledger->data->peers], false);
+}
+
+struct ledger_mapping *ledger_peer_spare(struct ledger_peer *entry) {
+        return entry->mappings[!(entry->valid & 1)];
+}
+
+void ledger_peer_flip(struct ledger_peer *entry, unsigned n_mappings) {
+        uint32_t spare = !(entry->valid & 1);
+
+        entry->n_mappings[spare] = n_mappings;
+        __atomic_store_n(&entry->valid, spare, __ATOMIC_RELEASE);
+}

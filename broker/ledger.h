@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the next broker must know and cannot see: a memfd that is written by us alone, kept by the supervisor, and
+ * never given to a client. It may be read at any point of our code, since that is where we may be killed: every change is
+ * either one store, or prepared aside and then made valid by one store.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "broker/source.h"
+#include "protocol/message.h"
+
+#define LEDGER_PEERS_MAX 1024u
+#define LEDGER_MAPPINGS_MAX 256u
+
+struct ledger_memory {
+        char name[PB_NAME_SIZE];
+        uint64_t size, backing_size, source_offset; /* bytes */
+        uint64_t identity[SOURCE_IDENTITY_WORDS];
+};
+
+struct ledger_region {
+        uint64_t gpa, size, offset; /* bytes */
+        uint32_t memory;
+        uint32_t padding;
+};
+
+struct ledger_mapping {
+        uint64_t address, length, offset; /* bytes */
+        uint32_t memory;
+        uint32_t padding;
+};
+
+struct ledger_peer {
+        uint32_t id; /* 0: free; stored last */
+        uint32_t privileged;
+        int32_t pid;
+        uint32_t uid;
+        char name[PB_NAME_SIZE];
+        uint32_t valid; /* which of the two tables */
+        uint32_t n_mappings[2];
+        uint32_t account; /* account.h */
+        struct ledger_mapping mappings[2][LEDGER_MAPPINGS_MAX];
+};
+
+/* Where a memory that comes and goes stands. */
+struct ledger_plug_state {
+        uint32_t standing; /* enum memory_standing */
+        uint32_t n_regions;
+        struct pb_message_add_region regions[PB_ADD_REGIONS_MAX];
+};
+
+struct ledger_plug {
+        uint32_t valid; /* which of the two */
+        uint32_t padding;
+        struct ledger_plug_state states[2];
+};
+
+struct ledger_data {
+        uint64_t magic;
+        uint32_t version;
+        uint32_t committed; /* 1: all that belongs to it is in the store too; before, nobody has been served */
+        uint64_t epoch;
+        uint64_t last_session_id;
+        uint32_t last_peer_id;
+        uint32_t fill; /* the background fill: 0 or 1 */
+        uint32_t n_memories, n_regions;
+        char vm[PB_NAME_SIZE];
+        struct ledger_memory memories[PB_MEMORIES_MAX];
+        struct ledger_region regions[PB_REGIONS_MAX];
+        struct ledger_plug plugs[PB_MEMORIES_MAX];
+        struct ledger_peer peers[LEDGER_PEERS_MAX]; /* sparse */
+};
+
+struct ledger {
+        int fd, lock_fd;
+        struct ledger_data *data;
+        atomic_bool taken[LEDGER_PEERS_MAX]; /* by a peer's thread, which may outlive its entry */
+};
+
+/* A new one, locked. */
+int ledger_new(struct ledger **ret, const char *vm);
+/* The predecessor's; takes `fd`. Not locked yet. -EPROTO: not a ledger of this version. */
+int ledger_open(struct ledger **ret, int fd);
+/* Accepts and returns NULL. */
+struct ledger *ledger_free(struct ledger *ledger);
+
+/* -EWOULDBLOCK: another broker has it. On an open of our own, never on the one that the supervisor has a duplicate of: that
+ * one would stay locked after our death. */
+int ledger_lock(struct ledger *ledger);
+
+/* NULL if all are taken. The entry becomes valid with ledger_peer_commit(). */
+struct ledger_peer *ledger_peer_take(struct ledger *ledger);
+/* Of a peer that the predecessor served. */
+void ledger_peer_keep(struct ledger *ledger, struct ledger_peer *entry);
+void ledger_peer_enter(struct ledger_peer *entry, uint32_t id);
+/* It is not served any more; whoever still writes its tables may do so. */
+void ledger_peer_clear(struct ledger_peer *entry);
+/* Nobody writes to it any more: the place is free. */
+void ledger_peer_release(struct ledger *ledger, struct ledger_peer *entry);
+
+/* The table that is not valid: fill it, then flip. */
+struct ledger_mapping *ledger_peer_spare(struct ledger_peer *entry);
+void ledger_peer_flip(struct ledger_peer *entry, unsigned n_mappings);

@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: MIT */
+#include "broker/peer.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include "broker/account.h"
+#include "broker/closer.h"
+#include "broker/events.h"
+#include "broker/kill-point.h"
+#include "broker/ledger.h"
+#include "broker/memory.h"
+#include "broker/pager.h"
+#include "broker/peer-internal.h"
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/macro.h"
+#include "common/packet.h"
+
+/* #syscalls:broker poll read eventfd2 prctl:option=PR_SET_NAME */
+
+/* Hints come in swarms: after one the thread looks again by itself before it asks to be woken. */
+#define HINTS_LINGER_MS 2
+
+static atomic_uint running;
+
+unsigned peers_running(void) {
+        return atomic_load(&running);
+}
+
+bool peer_is_dead(const struct peer *peer) {
+        return atomic_load(&peer->dead);
+}
+
+const char *peer_name(const struct peer *peer) {
+        return peer->name;
+}
+
+const struct fault_note *peer_notes(const struct peer *peer) {
+        return peer->notes;
+}
+
+struct ledger_peer *peer_entry(const struct peer *peer) {
+        return peer->entry;
+}
+
+/* Counted by user, as long as the thread runs: whoever's process ends without its thread, since that hangs, has not given
+ * its place back. */
+static void peer_count(const struct peer *peer, int change) {
+        enum account_kind kind = peer->privileged ? ACCOUNT_PEERS_VMM : ACCOUNT_PEERS_DEVICE;
+
+        if (change > 0)
+                account_add(peer->account, kind);
+        else
+                account_remove(peer->account, kind);
+        (void) atomic_fetch_add(&running, (unsigned) change);
+}
+
+static void peer_unref(struct peer *peer) {
+        if (atomic_fetch_sub(&peer->references, 1) != 1)
+                return;
+        if (peer->entry)
+                ledger_peer_release(peer->ledger, peer->entry);
+        for (struct peer_command *command = peer->commands, *next; command; command = next) {
+                next = command->next;
+                (void) fd_close(command->reply.socket);
+                free(command);
+        }
+        closer_close(peer->uffd, peer->account); /* takes the mm lock of its owner, if he has no other */
+        driver_done(&peer->driver);
+        (void) pthread_mutex_destroy(&peer->lock);
+        peer->tally = tally_unref(peer->tally);
+        free(peer);
+}
+
+static void reply_send(struct peer_reply *reply, int error, uint64_t value, const char *text) {
+        struct pb_message_result result = {
+                .header = { .type = PB_MSG_RESULT, .size = sizeof result, .serial = reply->serial },
+                .error = error,
+                .value = value,
+        };
+
+        (void) snprintf(result.text, sizeof result.text, "%s", text);
+        /* A client that does not read its answers goes without. */
+        (void) packet_send(reply->socket, &result, sizeof result, NULL, 0, MSG_DONTWAIT);
+        reply->socket = fd_close(reply->socket);
+}
+
+/* The control thread drops it from ledger and store. */
+static void peer_tell(struct peer *peer) {
+        const struct pager_events *events = &peer->pager->events;
+
+        if (events->peer_ended)
+                events->peer_ended(events->data);
+}
+
+void peer_gone(struct peer *peer, const char *why) {
+        if (!atomic_exchange(&peer->dead, true))
+                log_event(LOG_INFO, (.id = EVENT_PEER_GONE, .client = peer->name), "peer %u (%s): no longer served: %s", peer->id,
+                          peer->name, why);
+}
+
+/* ---- commands ---- */
+
+static bool memory_add_peer(struct memory *memory, struct peer *peer) {
+        bool ok = true;
+
+        (void) pthread_mutex_lock(&memory->peers_lock);
+        for (unsigned i = 0; i < memory->n_peers; i++)
+                if (memory->peers[i] == peer)
+                        goto out;
+        /* Half of the places are the VMM's, so that devices cannot lock it out. */
+        ok = memory->n_peers < PEERS_PER_MEMORY_MAX / (peer->privileged ? 1 : 2);
+        if (ok) {
+                memory->peers[memory->n_peers] = peer;
+                __atomic_store_n(&memory->n_peers, memory->n_peers + 1, __ATOMIC_RELEASE);
+        }
+out:
+        (void) pthread_mutex_unlock(&memory->peers_lock);
+        return ok;
+}
+
+void peer_unlist(struct peer *peer, struct memory *memory) {
+        (void) pthread_mutex_lock(&memory->peers_lock);
+        for (unsigned i = 0; i < memory->n_peers; i++)
+                if (memory->peers[i] == peer) {
+                        memory->peers[i] = memory->peers[memory->n_peers - 1];
+                        __atomic_store_n(&memory->n_peers, memory->n_peers - 1, __ATOMIC_RELEASE);
+                        break;
+                }
+        (void) pthread_mutex_unlock(&memory->peers_lock);
+}
+
+static bool memory_is_complete(const struct memory *memory) {
+        return atomic_load_explicit(&memory->pages_present, memory_order_acquire) >= memory->n_pages;
+}
+
+/* What was mapped there is gone; what lies left and right of it is still served. */
+void peer_forget_range(struct peer *peer, uint64_t address, uint64_t length) {
+        uint64_t end = address + length;
+
+        for (unsigned i = 0; i < peer->n_mappings;) {
+                const struct peer_mapping old = peer->mappings[i];
+                uint64_t old_end = old.address + old.length;
+
+                if (old_end <= address || end <= old.address) {
+                        i++;
+                        continue;
+                }
+                peer->mappings[i] = peer->mappings[--peer->n_mappings];
+                if (old.address < address)
+                        peer->mappings[peer->n_mappings++] = (struct peer_mapping) {
+                                .memory = old.memory,
+                                .address = old.address,
+                                .length = address - old.address,
+                                .offset = old.offset,
+                        };
+                if (old_end > end)
+                        peer->mappings[peer->n_mappings++] = (struct peer_mapping) {
+                                .memory = old.memory,
+                                .address = end,
+                                .length = old_end - end,
+                                .offset = old.offset + (end - old.address),
+                        };
+        }
+}
+
+/* For the next broker, which may have to begin in the middle of what comes after this. */
+void peer_commit(struct peer *peer) {
+        struct ledger_mapping *table = peer->entry ? ledger_peer_spare(peer->entry) : NULL;
+
+        if (!table)
+                return;
+        for (unsigned i = 0; i < peer->n_mappings; i++)
+                table[i] = (struct ledger_mapping) {
+                        .address = peer->mappings[i].address,
+                        .length = peer->mappings[i].length,
+                        .offset = peer->mappings[i].offset,
+                        .memory = peer->mappings[i].memory->index,
+                };
+        ledger_peer_flip(peer->entry, peer->n_mappings);
+}
+
+/*
+ * The ledger says what will be mapped before it is registered. The other way round, a broker that begins in between
+ * would have what was mapped there before, and continue pages of it in what is mapped there now. With a mapping in the
+ * ledger that is not registered nothing can go wrong: the kernel refuses to continue there, and the client, which has no
+ * answer, asks again.
+ */
+static int peer_register_and_commit(struct peer *peer, const struct peer_mapping *mapping) {
+        struct peer_mapping before[PEER_MAPPINGS_MAX];
+        unsigned n_before = peer->n_mappings;
+        int r;
+
+        memcpy(before, peer->mappings, n_before * sizeof before[0]);
+        peer_forget_range(peer, mapping->address, mapping->length);
+        peer->mappings[peer->n_mappings++] = *mapping;
+        peer_commit(peer);
+        KILL_POINT("map-entered");
+        r = peer_register(peer, mapping);
+        KILL_POINT("map-registered");
+        if (r < 0) {
+                memcpy(peer->mappings, before, n_before * sizeof before[0]);
+                peer->n_mappings = n_before;
+                peer_commit(peer);
+        }
+        return r;
+}
+
+static int peer_command_map(struct peer *peer, const struct peer_mapping *mapping, const char **ret_text) {
+        int r;
+
+        /* Nothing will fault any more: there is nothing to register for. But what may leave must not leave from under it. */
+        *ret_text = "";
+        if (memory_is_complete(mapping->memory) && !mapping->memory->pluggable)
+                return 0;
+        *ret_text = "too many mappings in one process";
+        if (peer->n_mappings + 3 > PEER_MAPPINGS_MAX) /* it may cut one into two, and is one itself */
+                return -ENOSPC;
+        r = peer_register_and_commit(peer, mapping);
+        *ret_text = r == -EPERM    ? "the mapping must be writable (PROT_WRITE on a read-write descriptor)"
+                    : r == -EINVAL ? "not a shared mapping of guest memory, or not aligned to its backing page"
+                    : r == -EBUSY  ? "another userfaultfd is registered there already"
+                                   : "UFFDIO_REGISTER failed";
+        if (r < 0)
+                return r;
+        if (!memory_add_peer(mapping->memory, peer)) {
+                peer_unregister(peer, mapping->address, mapping->length, mapping->memory->backing_size);
+                peer->n_mappings--;
+                peer_commit(peer);
+                *ret_text = "too many processes map this memory";
+                return -ENOSPC;
+        }
+        /* Completion may have passed between the look above and our entry in the list. */
+        if (memory_is_complete(mapping->memory))
+                atomic_store(&peer->release, true);
+        *ret_text = "";
+        return 0;
+}
+
+static int peer_command_detach(struct peer *peer) {
+        for (unsigned i = 0; i < peer->n_mappings; i++)
+                peer_unregister(peer, peer->mappings[i].address, peer->mappings[i].length,
+                                peer->mappings[i].memory->backing_size);
+        peer->n_mappings = 0;
+        peer_commit(peer);
+        /* Before the answer: who hangs up after it leaves no peer behind that his connection would be kept for. */
+        atomic_store(&peer->dead, true);
+        return 0;
+}
+
+static bool peer_run_commands(struct peer *peer) {
+        struct peer_command *commands, *command;
+
+        (void) pthread_mutex_lock(&peer->lock);
+        commands = peer->commands;
+        peer->commands = NULL;
+        (void) pthread_mutex_unlock(&peer->lock);
+        if (!commands)
+                return false;
+        while ((command = commands)) {
+                enum peer_command_kind kind = command->kind;
+                const char *text = "";
+                uint32_t suppressed;
+                int r;
+
+                commands = command->next;
+                peer->n_commands--;
+                if (command->kind == PEER_COMMAND_API) {
+                        r = peer_api(peer);
+                        if (r < 0)
+                                text = "UFFDIO_API failed: has the sender called it already, or does the kernel lack minor "
+                                       "faults on shared memory (Linux 5.14)?";
+                } else if (command->kind == PEER_COMMAND_MAP)
+                        r = peer_command_map(peer, &command->mapping, &text);
+                else if (command->kind == PEER_COMMAND_UNMAP)
+                        r = peer_command_unmap(peer, &command->mapping, &text);
+                else if (command->kind == PEER_COMMAND_FORGET)
+                        r = peer_command_forget(peer, command->mapping.memory);
+                else
+                        r = peer_command_detach(peer);
+                if (command->reply.socket >= 0)
+                        reply_send(&command->reply, r, peer->id, text);
+                free(command);
+                if (r < 0 && log_limit_pass(&peer->limit, &suppressed))
+                        log_warning("peer %u (%s): %s: %s", peer->id, peer->name, text, strerror(-r));
+                /* Its owner chose the events: reading one of a fork would put a descriptor into our table. */
+                if (r < 0 && kind == PEER_COMMAND_API)
+                        peer_gone(peer, "it was never set up");
+        }
+        return true;
+}
+
+/* Nobody will carry them out. */
+static void peer_refuse_commands(struct peer *peer) {
+        struct peer_command *commands, *command;
+
+        (void) pthread_mutex_lock(&peer->lock);
+        commands = peer->commands;
+        peer->commands = NULL;
+        (void) pthread_mutex_unlock(&peer->lock);
+        while ((command = commands)) {
+                commands = command->next;
+                if (command->reply.socket >= 0)
+                        reply_send(&command->reply, -ESRCH, 0, "the peer is no longer served");
+                free(command);
+        }
+}
+
+int peer_push_command(struct peer *peer, const struct peer_command *command) {
+        struct peer_command *copy = malloc(sizeof *copy);
+
+        if (!copy)
+                return -ENOMEM;
+        *copy = *command;
+        (void) pthread_mutex_lock(&peer->lock);
+        if (peer->n_commands >= PEER_COMMANDS_MAX) {
+                (void) pthread_mutex_unlock(&peer->lock);
+                free(copy);
+                return -EBUSY;
+        }
+        peer->n_commands++;
+        LL_APPEND(peer->commands, copy);
+        (void) pthread_mutex_unlock(&peer->lock);
+        driver_signal(&peer->driver);
+        return 0;
+}
+
+int peer_map(struct peer *peer, struct memory *memory, uint64_t address, uint64_t length, uint64_t offset,
+             struct peer_reply reply) {
+        struct peer_command command = {
+                .kind = PEER_COMMAND_MAP,
+                .mapping = { .memory = memory, .address = address, .length = length, .offset = offset },
+                .reply = reply,
+        };
+
+        return peer_push_command(peer, &command);
+}
+
+int peer_detach(struct peer *peer, struct peer_reply reply) {
+        struct peer_command command = { .kind = PEER_COMMAND_DETACH, .reply = reply };
+
+        return peer_push_command(peer, &command);
+}
+
+/* ---- the thread ---- */
+
+/* What the broker before this one has marked: only that one knew where. Once, and only where there may be marks: what is
+ * mapped already costs a call for each page. */
+static void peer_clear_old_marks(struct peer *peer, const struct peer_mapping *mapping) {
+        if (peer->restored && peer->pager->options.on_error == ON_ERROR_POISON)
+                (void) peer_continue(peer, mapping->memory, mapping->offset / PB_PAGE_BYTES,
+                                     mapping->length / PB_PAGE_BYTES, 0);
+}
+
+/* Invariant 12. What is not complete stays registered. */
+static void peer_release_complete(struct peer *peer) {
+        unsigned keep = 0;
+
+        if (!atomic_exchange(&peer->release, false))
+                return;
+        for (unsigned i = 0; i < peer->n_mappings; i++)
+                if (memory_is_complete(peer->mappings[i].memory)) {
+                        peer_clear_marks(peer, peer->mappings[i].memory);
+                        peer_clear_old_marks(peer, &peer->mappings[i]);
+                        peer_unregister(peer, peer->mappings[i].address, peer->mappings[i].length,
+                                        peer->mappings[i].memory->backing_size);
+                        /* It still maps what may leave: until UNMAP_PEER, RELEASE or its end. */
+                        if (peer->mappings[i].memory->pluggable)
+                                peer->mappings[keep++] = peer->mappings[i];
+                } else
+                        peer->mappings[keep++] = peer->mappings[i];
+        if (keep < peer->n_mappings) {
+                peer->n_mappings = keep;
+                peer_commit(peer);
+        }
+}
+
+static void peer_sleep(struct peer *peer, bool linger) {
+        struct pollfd fds[2] = {
+                { .fd = peer->n_faults < PEER_FAULTS_MAX ? peer->uffd : -1, .events = POLLIN },
+                { .fd = peer->driver.eventfd, .events = POLLIN },
+        };
+        int timeout = linger ? HINTS_LINGER_MS : peer->failed ? (int) (FAULT_AGAIN_US / USEC_PER_MSEC) : -1;
+
+        if (!linger) {
+                bool hints;
+
+                (void) pthread_mutex_lock(&peer->lock);
+                hints = peer->n_hints > 0;
+                peer->hints_wanted = true;
+                (void) pthread_mutex_unlock(&peer->lock);
+                if (hints)
+                        return;
+        }
+        if (__atomic_load_n(&peer->driver.signalled, __ATOMIC_ACQUIRE) || poll(fds, ELEMENTS(fds), timeout) < 0)
+                return;
+        if (fds[1].revents & POLLIN)
+                (void) !read(peer->driver.eventfd, &(uint64_t) { 0 }, sizeof(uint64_t));
+        if (fds[0].revents & (POLLERR | POLLNVAL))
+                peer_gone(peer, "its owner made the userfaultfd blocking (O_NONBLOCK cleared)");
+}
+
+static void *peer_thread(void *arg) {
+        struct peer *peer = arg;
+        bool linger = false;
+
+        (void) pthread_setname_np(pthread_self(), "peer");
+        driver_enter(&peer->driver);
+        if (peer->restored)
+                peer_wake_all(peer);
+        for (;;) {
+                bool any, hints;
+
+                /* Before everything that is looked at, `stop` too: who changes it later signals again. */
+                __atomic_store_n(&peer->driver.signalled, false, __ATOMIC_SEQ_CST);
+                if (atomic_load(&peer->stop) || atomic_load(&peer->dead))
+                        break;
+                any = peer_run_commands(peer);
+                any = peer_run_inbox(peer) || any;
+                any = peer_read_faults(peer) || any;
+                any = peer_ask_again(peer) || any;
+                peer_release_complete(peer);
+                if (any) /* who waits goes before what might be touched later */
+                        continue;
+                if (peer_serve_around(peer))
+                        continue;
+                hints = peer_run_hints(peer);
+                peer_sleep(peer, hints || linger);
+                linger = hints;
+        }
+        atomic_store(&peer->dead, true);
+        for (unsigned i = 0; i < PB_MEMORIES_MAX; i++) {
+                struct memory *memory = pager_get_memory(peer->pager, i);
+
+                if (memory)
+                        peer_unlist(peer, memory);
+        }
+        peer_tell(peer); /* after that: a memory that leaves may wait for nobody else */
+        peer_forget_faults(peer);
+        peer_refuse_commands(peer);
+        peer_count(peer, -1);
+        peer_unref(peer);
+        return NULL;
+}
+
+static struct peer *peer_make(struct pager *pager, const struct peer_options *options) {
+        struct peer *peer = calloc(1, sizeof *peer);
+
+        if (!peer)
+                return NULL;
+        peer->pager = pager;
+        peer->id = options->id;
+        peer->fault_around = options->fault_around;
+        peer->privileged = options->privileged;
+        peer->account = options->account;
+        peer->tally = tally_ref(options->tally);
+        (void) snprintf(peer->name, sizeof peer->name, "%s", options->name);
+        peer->origin.id = options->id;
+        peer->origin.key = (uint64_t) options->id << 1 | 1;
+        memcpy(peer->origin.name, peer->name, sizeof peer->origin.name);
+        peer->uffd = -1;
+        peer->limit = LOG_LIMIT_DEFAULT;
+        atomic_init(&peer->references, 2);
+        (void) pthread_mutex_init(&peer->lock, NULL);
+        peer->ledger = options->ledger;
+        peer->entry = options->entry;
+        if (driver_init(&peer->driver) == 0)
+                return peer;
+        (void) pthread_mutex_destroy(&peer->lock);
+        free(peer);
+        return NULL;
+}
+
+/* On failure descriptor, reply and ledger's entry are the caller's still. */
+static int peer_start(struct peer *peer, int uffd) {
+        sigset_t all, saved;
+        pthread_t thread = 0;
+        int r;
+
+        (void) sigfillset(&all);
+        (void) pthread_sigmask(SIG_SETMASK, &all, &saved);
+        peer->uffd = uffd;
+        peer_count(peer, 1);
+        r = -pthread_create(&thread, NULL, peer_thread, peer);
+        (void) pthread_sigmask(SIG_SETMASK, &saved, NULL);
+        if (r < 0) {
+                peer_count(peer, -1);
+                peer->uffd = -1;
+                peer->entry = NULL;
+                if (peer->commands)
+                        peer->commands->reply.socket = -1;
+                atomic_store(&peer->references, 1);
+                peer_unref(peer);
+                return r;
+        }
+        (void) pthread_detach(thread);
+        return 0;
+}
+
+int peer_new(struct peer **ret, struct pager *pager, const struct peer_options *options, int uffd,
+             struct peer_reply reply) {
+        struct peer_command command = { .kind = PEER_COMMAND_API, .reply = reply };
+        struct peer *peer = peer_make(pager, options);
+        int r = peer ? peer_push_command(peer, &command) : -ENOMEM;
+
+        if (r == 0)
+                r = peer_start(peer, uffd);
+        else if (peer) {
+                peer->entry = NULL;
+                atomic_store(&peer->references, 1);
+                peer_unref(peer);
+        }
+        if (r == 0)
+                *ret = peer;
+        return r;
+}
+
+static void peer_take_mappings(struct peer *peer) {
+        const struct ledger_peer *entry = peer->entry;
+        unsigned table = entry->valid & 1;
+
+        for (uint64_t i = 0; i < min_u64(entry->n_mappings[table], PEER_MAPPINGS_MAX); i++) {
+                const struct ledger_mapping *was = &entry->mappings[table][i];
+                struct memory *memory = pager_get_memory(peer->pager, was->memory);
+
+                if (!memory)
+                        continue;
+                peer->mappings[peer->n_mappings++] = (struct peer_mapping) {
+                        .memory = memory,
+                        .address = was->address,
+                        .length = was->length,
+                        .offset = was->offset,
+                };
+                (void) memory_add_peer(memory, peer);
+                /* It may have died between the last page and the unregistering. */
+                if (memory_is_complete(memory))
+                        atomic_store(&peer->release, true);
+        }
+}
+
+int peer_new_restored(struct peer **ret, struct pager *pager, const struct peer_options *options, int uffd) {
+        struct peer *peer = peer_make(pager, options);
+        int r;
+
+        if (!peer)
+                return -ENOMEM;
+        peer->restored = true;
+        peer->uffd = uffd; /* hints come from now on */
+        peer_take_mappings(peer);
+        r = peer_start(peer, uffd);
+        if (r == 0)
+                *ret = peer;
+        return r;
+}
+
+struct peer *peer_stop(struct peer *peer) {
+        if (!peer)
+                return NULL;
+        atomic_store(&peer->stop, true);
+        driver_signal(&peer->driver);
+        peer_unref(peer);
+        return NULL;
+}
