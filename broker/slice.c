@@ -116,6 +116,18 @@ static uint64_t slice_ticket_mask(const struct slice *slice, uint64_t mask, uint
         return ours;
 }
 
+/* Queued pages whose read has failed before. They keep to themselves: their tries are counted and their pause is not over,
+ * and among others they would make a read fail for all. */
+static uint64_t slice_retried(const struct slice *slice) {
+        uint64_t mask = 0;
+        struct fetch *fetch;
+
+        DL_FOREACH2 (slice->fetches, fetch, slice_next)
+                if (fetch->attempt > 0)
+                        mask |= slice_ticket_mask(slice, fetch->mask & slice->queued, fetch->ticket);
+        return mask;
+}
+
 /* Queued pages of fetches that nobody stands still for. */
 static uint64_t slice_background(const struct slice *slice) {
         uint64_t mask = 0;
@@ -241,12 +253,12 @@ void slice_queue(struct memory *memory, uint64_t index, uint64_t mask, struct fe
         shard_unlock(shard);
 }
 
-/* Neighbours that come along: what is absent, and what waits for a read of its own. */
+/* Neighbours that come along: what is absent, and what waits for a first read of its own. */
 static uint64_t slice_take_around(struct memory *memory, struct slice *slice, uint64_t around, struct fetch *fetch) {
         uint64_t queued;
 
         around &= ~(memory_present_mask(memory, slice->index) | memory_poison_mask(memory, slice->index));
-        around &= ~(slice->fetching | slice->installing);
+        around &= ~(slice->fetching | slice->installing | slice_retried(slice));
         queued = around & slice->queued;
         slice->queued &= ~queued;
         count_in_flight(memory, __builtin_popcountll(around & ~queued));

@@ -102,7 +102,7 @@ void slice_queue(struct memory *memory, uint64_t slice, uint64_t mask, struct fe
 
 /* queued -> fetching for the pages that still carry the fetch's ticket; unlinks it. Returns their mask, which becomes the
  * fetch's. With `must_be_awaited` a fetch that no request waits for any more is dropped instead: 0. Pages of `around` come
- * along (absent or queued -> fetching), if the fetch has any of its own. */
+ * along (absent or queued -> fetching, but for retries), if the fetch has any of its own. */
 uint64_t slice_start_fetch(struct memory *memory, uint64_t slice, struct fetch *fetch, bool must_be_awaited,
                            uint64_t around);
 

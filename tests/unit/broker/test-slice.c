@@ -299,6 +299,34 @@ TEST(slice, read_takes_neighbours_along) {
         fixture_stop(&f);
 }
 
+/* A page that has failed keeps its count of tries and its pause: in another's first read both would begin anew. */
+TEST(slice, read_does_not_take_retries_along) {
+        struct wait first = { 0 }, second = { 0 };
+        struct fixture f;
+        struct fetch *retry, *read;
+        uint64_t claimed;
+
+        fixture_start(&f);
+        first.request = &f.device;
+        second.request = &f.device;
+        (void) want(&f, 0x4, 0, &first, &claimed);
+        retry = fetch_new(&f.queue, f.memory, 0, claimed, CLASS_DEVICE, 1);
+        slice_queue(f.memory, 0, claimed, retry, false);
+        (void) want(&f, 0x1, 0, &second, &claimed);
+        read = queue_fetch(&f, claimed, CLASS_DEVICE);
+        cr_assert_eq(fetch_dequeue(&f.queue, NULL, NULL), read);
+        cr_assert_eq(slice_start_fetch(f.memory, 0, read, true, 0x3e), 0x3b);
+        fetch_enqueue(retry);
+        cr_assert_eq(start_fetch(&f, retry, true), 0x4, "its own read has to bring it");
+        cr_assert_eq(slice_start_install(f.memory, 0, read), 0x3b);
+        cr_assert_eq(slice_start_install(f.memory, 0, retry), 0x4);
+        cr_assert_eq(slice_settle(f.memory, 0, 0x3b, 0), &second);
+        cr_assert_eq(slice_settle(f.memory, 0, 0x4, 0), &first);
+        (void) fetch_free(read);
+        (void) fetch_free(retry);
+        fixture_stop(&f);
+}
+
 /* The demand joined while the fill's thread still looked into page cache: there was nothing to raise yet. */
 TEST(slice, demand_that_joined_before_the_fetch_was_queued_counts) {
         struct wait fill = { 0 }, device = { 0 };
