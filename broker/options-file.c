@@ -84,7 +84,82 @@ static cfg_opt_t *make_table(const struct option *table, const int *excluded) {
         return ret;
 }
 
-/* The parser ends the process when a read fails, as a directory's does. */
+/* Where a comment that begins at `p` ends: `p` if it does not, NULL if none begins. `word`: inside of an unquoted word, which
+ * may have slashes. */
+static char *comment_end(char *p, bool word) {
+        char *end;
+
+        if (*p == '#' || (!word && p[0] == '/' && p[1] == '/'))
+                return p + strcspn(p, "\n");
+        if (word || p[0] != '/' || p[1] != '*')
+                return NULL;
+        end = strstr(p + 2, "*/");
+        return end ? end + 2 : p;
+}
+
+/* What is taken as it is: behind a quoted string, or a variable in braces; or `p`. */
+static char *opaque_end(char *p) {
+        char *end;
+
+        if (p[0] == '$' && p[1] == '{')
+                return (end = strchr(p, '}')) ? end + 1 : p;
+        if (*p != '"' && *p != '\'')
+                return p;
+        for (end = p + 1; *end && *end != *p;)
+                if (*p == '"' && end[0] == '$' && end[1] == '{' && strchr(end, '}'))
+                        end = strchr(end, '}') + 1;
+                else
+                        end += *end == '\\' && end[1] ? 2 : 1;
+        return *end ? end + 1 : end;
+}
+
+/* libconfuse 3.3 counts lines of comments more than once (and another version may count otherwise): it does not get to see
+ * any. Lines stay where they are. Returns the beginning of a comment that has no end, or NULL. */
+static const char *blank_comments(char *text) {
+        bool word = false;
+
+        for (char *p = text, *end; *p;) {
+                if ((end = opaque_end(p)) > p) {
+                        p = end;
+                        word = false;
+                } else if ((end = comment_end(p, word))) {
+                        if (end == p)
+                                return p;
+                        for (; p < end; p++)
+                                *p = *p == '\n' ? '\n' : ' ';
+                } else
+                        word = !strchr(" \t\r\n={}()+,", *p++);
+        }
+        return NULL;
+}
+
+static unsigned line_of(const char *text, const char *at) {
+        unsigned line = 1;
+
+        for (; text < at; text++)
+                line += *text == '\n';
+        return line;
+}
+
+/* To its end, or to a zero byte, which no text has. */
+static int read_text(char **ret, FILE *f) {
+        _cleanup_free_ char *text = NULL;
+        size_t room = 0;
+        ssize_t n;
+
+        errno = 0;
+        n = getdelim(&text, &room, 0, f);
+        if (ferror(f) || errno)
+                return errno ? -errno : -EIO;
+        if (n < 0 && !(text = strdup("")))
+                return -ENOMEM;
+        if (n > 0 && (text[n - 1] == 0 || !feof(f)))
+                return -EILSEQ;
+        *ret = PTR_TAKE(text);
+        return 0;
+}
+
+/* Who waits for a pipe's end waits for ever; a directory cannot be read. */
 static FILE *open_regular(const char *path) {
         _cleanup_fclose_ FILE *f = fopen(path, "re");
         struct stat st;
@@ -102,10 +177,20 @@ int options_file_read(struct options_file *ret, const char *path, const struct o
         _cleanup_fclose_ FILE *f = open_regular(path);
         _cleanup_free_ cfg_opt_t *opts = NULL;
         _cleanup_(cfg_freep) cfg_t *cfg = NULL;
+        _cleanup_free_ char *text = NULL;
+        const char *endless;
+        int r = f ? read_text(&text, f) : -errno;
 
         *ret = (struct options_file) {};
-        if (!f) {
-                (void) fprintf(stderr, "pagebrokerd: --config=%s: %s\n", path, strerror(errno));
+        if (r < 0) {
+                (void) fprintf(stderr, "pagebrokerd: --config=%s: %s\n", path,
+                               r == -EILSEQ ? "has a zero byte; it has to be text" : strerror(-r));
+                return r == -ENOMEM ? r : -EINVAL;
+        }
+        endless = blank_comments(text);
+        if (endless) {
+                (void) fprintf(stderr, "pagebrokerd: %s:%u: the comment that begins here has no end: it lacks a '*/'\n",
+                               path, line_of(text, endless));
                 return -EINVAL;
         }
         opts = make_table(table, excluded);
@@ -116,7 +201,7 @@ int options_file_read(struct options_file *ret, const char *path, const struct o
         reading.table = table;
         reading.file = ret;
         (void) cfg_set_error_function(cfg, on_error);
-        if (cfg_parse_fp(cfg, f) == CFG_SUCCESS)
+        if (cfg_parse_buf(cfg, text) == CFG_SUCCESS)
                 return 0;
         options_file_done(ret);
         return -EINVAL;

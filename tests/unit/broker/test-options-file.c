@@ -19,12 +19,12 @@
 
 static char path[64];
 
-static void write_file(const char *text) {
+static void write_bytes(const char *text, size_t n) {
         int fd;
 
         (void) snprintf(path, sizeof path, "/tmp/pagebroker-conf-XXXXXX");
         fd = mkstemp(path);
-        cr_assert(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t) strlen(text));
+        cr_assert(fd >= 0 && write(fd, text, n) == (ssize_t) n);
         (void) close(fd);
 }
 
@@ -55,12 +55,12 @@ static void said_end(struct said *said) {
 
 static struct said said;
 
-/* Parses a file with this text, before `args`. */
-static int parse(struct options *options, const char *text, const char *const args[]) {
+/* Parses a file with these bytes, before `args`. */
+static int parse(struct options *options, const char *text, size_t n, const char *const args[]) {
         char *argv[ARGS_MAX + 2] = { strdup("pagebrokerd") }, config[128];
         int argc = 2, r;
 
-        write_file(text);
+        write_bytes(text, n);
         (void) snprintf(config, sizeof config, "--config=%s", path);
         argv[1] = strdup(config);
         for (; *args && argc < ARGS_MAX; args++)
@@ -74,7 +74,8 @@ static int parse(struct options *options, const char *text, const char *const ar
         return r;
 }
 
-#define PARSE(options, text, ...) parse((options), (text), (const char *const[]) { __VA_ARGS__ __VA_OPT__(,) NULL })
+#define PARSE(options, text, ...) \
+        parse((options), (text), strlen(text), (const char *const[]) { __VA_ARGS__ __VA_OPT__(,) NULL })
 
 TEST(options_file, assigns_options_by_their_names) {
         struct options options;
@@ -126,6 +127,33 @@ TEST(options_file, takes_long_values_whole) {
         options_done(&options);
 }
 
+/* Quoted, in a variable, or within a word: no comment. */
+TEST(options_file, value_may_look_like_a_comment) {
+        struct options options;
+
+        (void) setenv("PB_TEST_NAME", "web1", 1);
+        cr_assert_eq(PARSE(&options, "memory = \"ram,source=nbd://host/#samples=1\" # a\n"
+                                     "memory = 'rom,source=nbd://host//*x*/\\\\' // b\n"
+                                     "name = ${PB_TEST_NAME:-#a'b} /* c */\n"
+                                     "# d"),
+                     OPTIONS_RUN, "%s", said.text);
+        cr_assert_str_eq(options.memories[0].source, "nbd://host/#samples=1");
+        cr_assert_str_eq(options.memories[1].source, "nbd://host//*x*/\\");
+        cr_assert_str_eq(options.name, "web1");
+        options_done(&options);
+}
+
+TEST(options_file, of_nothing_but_comments_is_empty) {
+        struct options options;
+
+        cr_assert_eq(PARSE(&options, "# name = web1\n/* name = web2 */", "--memory=ram,size=1M"), OPTIONS_RUN, "%s",
+                     said.text);
+        cr_assert_eq(options.n_memories, 1);
+        options_done(&options);
+        cr_assert_eq(PARSE(&options, "", "--memory=ram,size=1M"), OPTIONS_RUN, "%s", said.text);
+        options_done(&options);
+}
+
 TEST(options_file, yields_to_the_command_line_wherever_that_names_it) {
         struct options options;
 
@@ -165,6 +193,15 @@ static const struct {
         { "name =\n", "premature end of file", 2 },
         { "[name]\nx = y\n", "no such option '[name]'", 1 },
         { "include(\"/etc/passwd\")\n", "no such option 'include'", 1 },
+        /* Comments do not move what follows. */
+        { "# a\n#\n  ## b\ncolour = red\n", "no such option 'colour'", 4 },
+        { "name = web1 # its name\nspin = many\n", "--spin: 'many'", 2 },
+        { "// a\nname = web1 // its name\nspin = many\n", "--spin: 'many'", 3 },
+        { "/* a */ name = web1 /* b\n * c # d\n */\nspin = many\n", "--spin: 'many'", 4 },
+        { "# it's \"no\" string\nname =\n", "premature end of file", 3 },
+        { "# a\nname = \"a\nb\"\nspin = many\n", "--name: name 'a\nb'", 3 },
+        { "# a\n/* b\n# */ colour = red\n", "no such option 'colour'", 3 },
+        { "# a\nname = web1 /* b\nquiet = on\n", "the comment that begins here has no end", 2 },
 };
 
 TEST(options_file, that_is_wrong_is_refused_with_file_line_and_key) {
@@ -194,6 +231,16 @@ TEST(options_file, error_on_the_command_line_is_not_said_to_be_in_the_file) {
         cr_assert_eq(PARSE(&options, "memory = \"ram,size=1M\"\n", "--spin=many"), -EINVAL);
         cr_assert(strstr(said.text, "pagebrokerd: --spin: 'many'"), "%s", said.text);
         options_done(&options);
+}
+
+/* What is behind the zero byte would be left out. */
+TEST(options_file, that_has_a_zero_byte_is_refused) {
+        static const char text[] = "name = web1\n\0quiet = on\n";
+        struct options options;
+
+        cr_assert_eq(parse(&options, text, sizeof text - 1, (const char *const[]) { "--memory=ram,size=1M", NULL }),
+                     -EINVAL);
+        cr_assert(strstr(said.text, "zero byte"), "%s", said.text);
 }
 
 TEST(options_file, that_is_not_there_or_no_file_is_refused) {
