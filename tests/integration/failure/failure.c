@@ -6,7 +6,7 @@
 
 #include "tests/hostile/raw.h"
 
-static void start_source(struct failure *ret) {
+void failure_start_source(struct failure *ret) {
         require_fuse();
         *ret = (struct failure) { .images = { &ret->image } };
         test_image_make(&ret->image, &(struct test_image_spec) { .seed = 91, .n_pages = FAILURE_PAGES });
@@ -14,7 +14,7 @@ static void start_source(struct failure *ret) {
 }
 
 void failure_start_supervised(struct failure *ret, const char *option) {
-        start_source(ret);
+        failure_start_source(ret);
         test_broker_start(&ret->broker,
                           &(struct test_broker_options) {
                                   .supervised = true,
@@ -24,11 +24,15 @@ void failure_start_supervised(struct failure *ret, const char *option) {
         ret->client = test_connect(&ret->broker, PB_ROLE_VMM);
 }
 
-void failure_start(struct failure *ret, const char *more, const char *option, const char *option2) {
-        start_source(ret);
-        TEST_BROKER_START(&ret->broker, test_gate_memory("ram0", &ret->gate, more), "--fill=off", "--source-retries=0",
+void failure_start_broker(struct failure *f, const char *more, const char *option, const char *option2) {
+        TEST_BROKER_START(&f->broker, test_gate_memory("ram0", &f->gate, more), "--fill=off", "--source-retries=0",
                           option, option2);
-        ret->client = test_connect(&ret->broker, PB_ROLE_VMM);
+        f->client = test_connect(&f->broker, PB_ROLE_VMM);
+}
+
+void failure_start(struct failure *ret, const char *more, const char *option, const char *option2) {
+        failure_start_source(ret);
+        failure_start_broker(ret, more, option, option2);
 }
 
 void failure_stop(struct failure *f) {

@@ -17,6 +17,9 @@ struct failure {
 
 /* --fill=off --source-retries=0 come first; `more` goes to --memory. */
 void failure_start(struct failure *ret, const char *more, const char *option, const char *option2);
+/* The two halves of it: what a broker that fetches by itself must not have got is broken in between. */
+void failure_start_source(struct failure *ret);
+void failure_start_broker(struct failure *f, const char *more, const char *option, const char *option2);
 /* The same under a supervisor, which starts the next broker when this one is killed. */
 void failure_start_supervised(struct failure *ret, const char *option);
 void failure_stop(struct failure *f);

@@ -128,8 +128,9 @@ TEST(heal, lets_the_fill_finish) {
         struct pb_stats stats;
         struct failure f;
 
-        failure_start(&f, "", "--fill=on", "--source-retries=1"); /* the second read is of one page */
-        failure_break(&f, 1000);
+        failure_start_source(&f);
+        failure_break(&f, 1000); /* before the fill can have it */
+        failure_start_broker(&f, "", "--fill=on", "--source-retries=1"); /* the second read is of one page */
         cr_assert_eq(read_page(&f, 1000), -EIO);
         cr_assert(EVENTUALLY(get_stats(f.client).pages_present == FAILURE_PAGES - 1));
         test_gate_open(&f.gate);
