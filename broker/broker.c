@@ -184,7 +184,10 @@ static int make_memory(struct broker *broker, unsigned i) {
                 return -ENOENT;
         }
         r = memory_new(&broker->memories[i], &options, &error);
-
+        for (unsigned n = 0; n < broker->n_regions && r == 0; n++)
+                if (broker->regions[n].memory == i && broker->regions[n].numa)
+                        r = memory_place(broker->memories[i], broker->regions[n].offset, broker->regions[n].size,
+                                         broker->regions[n].numa, &error);
         if (r < 0) {
                 log_error("%s", error ?: strerror(-r));
                 return r;

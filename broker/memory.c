@@ -120,6 +120,17 @@ void memory_unlock(struct memory *memory) {
         (void) munlock(memory->base, memory->size);
 }
 
+int memory_place(struct memory *memory, uint64_t offset, uint64_t size, const struct numa_policy *policy, char **ret_error) {
+        int r = numa_policy_apply(policy, memory->base + offset, size);
+        char what[128];
+
+        if (r == 0)
+                return 0;
+        (void) snprintf(what, sizeof what, "memory '%s'", memory->name);
+        return fail(ret_error, r, what,
+                    r == -EINVAL ? "its NUMA policy names no node that this process may use" : strerror(-r));
+}
+
 /* The one that we made in an earlier life. Its sources' bytes and the guest's are in it. */
 static int memory_take_guest(struct memory *memory, const struct memory_options *options) {
         struct statfs fs;
@@ -188,10 +199,9 @@ static int memory_make_guest(struct memory *memory, const struct memory_options 
                             memory->backing_size == PB_PAGE_BYTES ? strerror(errno) : huge);
         }
         memory_unlock(memory);
-        r = options->numa ? numa_policy_apply(options->numa, memory->base, memory->size) : 0;
+        r = options->numa ? memory_place(memory, 0, memory->size, options->numa, ret_error) : 0;
         if (r < 0)
-                return fail(ret_error, r, what,
-                            r == -EINVAL ? "its NUMA policy names no node that this process may use" : strerror(-r));
+                return r;
         /* A child could write the map and the memory; and it must not inherit the cost. */
         (void) madvise(memory->base, memory->size, MADV_DONTFORK);
         (void) madvise(memory->base, memory->size, MADV_DONTDUMP);

@@ -27,6 +27,7 @@ struct region {
         uint64_t size;   /* bytes */
         uint64_t offset; /* in the memory, bytes */
         bool plugged;    /* came with its memory, and goes with it */
+        const struct numa_policy *numa; /* of its own; NULL: the memory's */
 };
 
 enum memory_standing {
@@ -107,6 +108,9 @@ struct memory_options {
 /* Makes memfd and map, sealed. On failure `ret_error` is set to a sentence. The source is the caller's to set; it is
  * owned by the memory from then on. */
 int memory_new(struct memory **ret, const struct memory_options *options, char **ret_error);
+
+/* Another NUMA policy for a part, in bytes. Before its first page. */
+int memory_place(struct memory *memory, uint64_t offset, uint64_t size, const struct numa_policy *policy, char **ret_error);
 
 /* Lets the kernel swap guest memory out, whatever is locked beside it: it is not ours to keep in RAM. */
 void memory_unlock(struct memory *memory);

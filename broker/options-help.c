@@ -21,7 +21,7 @@ static const char help[] =
         "                          A layer is a difference over the source, a sparse file; the last is the\n"
         "                          topmost.\n"
         "                          plugged=off: not there until a VMM plugs it in, and may leave again\n"
-        "  --region=GPA,size=SIZE,memory=NAME[,offset=N]\n"
+        "  --region=GPA,size=SIZE,memory=NAME[,offset=N][,numa-policy=POLICY]\n"
         "                          shows a part of a memory to the guest at GPA; default: each memory is\n"
         "                          one region, one after the other from 0\n"
         "  --memory-headroom=SIZE  what of the memory cgroup's limit is left alone (8M); 0: do not look at it\n"

@@ -6,6 +6,14 @@
 #include "broker/options-value.h"
 #include "broker/options.h"
 
+int parse_numa_policy(const char *option, const char *text, struct numa_policy *ret) {
+        const char *error;
+
+        if (numa_policy_parse(text, ret, &error) < 0)
+                return complain("--%s: numa-policy '%s': %s", option, text, error);
+        return 0;
+}
+
 int parse_region(struct options *options, char *text) {
         struct option_region *region = &options->regions[options->n_regions];
         char *rest = text, *item = next_item(&rest);
@@ -29,8 +37,10 @@ int parse_region(struct options *options, char *text) {
                         r = parse_size_of("region", item, value, &region->offset);
                 else if (strcmp(item, "memory") == 0)
                         r = parse_name("region", value, region->memory);
+                else if (strcmp(item, "numa-policy") == 0)
+                        r = parse_numa_policy("region", value, &region->numa);
                 else
-                        return complain("--region: unknown key '%s'; known: size, memory, offset", item);
+                        return complain("--region: unknown key '%s'; known: size, memory, offset, numa-policy", item);
                 if (r < 0)
                         return r;
         }

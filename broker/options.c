@@ -26,14 +26,6 @@ static int parse_backing(const char *option, const char *text, uint64_t *ret) {
         return complain("--%s: '%s': huge pages are 2M or 1G", option, text);
 }
 
-static int parse_numa_policy(const char *text, struct numa_policy *ret) {
-        const char *error;
-
-        if (numa_policy_parse(text, ret, &error) < 0)
-                return complain("--memory: numa-policy '%s': %s", text, error);
-        return 0;
-}
-
 static int parse_layer(struct option_memory *memory, const char *value) {
         if (memory->n_layers == ELEMENTS(memory->layers))
                 return complain("--memory=%s: at most %zu layers", memory->name, ELEMENTS(memory->layers));
@@ -86,7 +78,7 @@ static int parse_memory(struct options *options, char *text) {
                 else if (strcmp(item, "huge") == 0)
                         r = parse_backing("memory", value, &memory->backing_size);
                 else if (strcmp(item, "numa-policy") == 0)
-                        r = parse_numa_policy(value, &memory->numa);
+                        r = parse_numa_policy("memory", value, &memory->numa);
                 else if (strcmp(item, "backing") == 0 && strcmp(value, "guest_memfd") == 0)
                         return complain("--memory: guest_memfd is refused: vCPU faults on it bypass every mapping, and "
                                         "UFFDIO_REGISTER on it is EINVAL on today's kernels, so an absent page would read as "

@@ -31,6 +31,7 @@ struct option_memory {
 struct option_region {
         char memory[PB_NAME_SIZE];
         uint64_t gpa, size, offset; /* bytes */
+        struct numa_policy numa;    /* in place of the memory's */
 };
 
 struct option_allow {

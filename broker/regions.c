@@ -37,6 +37,7 @@ static int make_region(struct broker *broker, const struct option_region *option
         region->gpa = option->gpa;
         region->size = option->size;
         region->offset = option->offset;
+        region->numa = option->numa.mode ? &option->numa : NULL;
         if (!is_aligned(region->gpa | region->size | region->offset, plan->backing_size) ||
             __builtin_add_overflow(region->gpa, region->size, &end) ||
             !range_fits(region->offset, region->size, plan->size)) {
@@ -45,6 +46,24 @@ static int make_region(struct broker *broker, const struct option_region *option
                 return -EINVAL;
         }
         broker->n_regions++;
+        return 0;
+}
+
+/* A policy belongs to pages, not to addresses: what two regions show has one. */
+static int check_policies(const struct broker *broker) {
+        for (unsigned i = 0; i < broker->n_regions; i++)
+                for (unsigned n = 0; n < i; n++) {
+                        const struct region *a = &broker->regions[n], *b = &broker->regions[i];
+
+                        if (a->memory != b->memory || !a->numa || !b->numa || a->offset >= b->offset + b->size ||
+                            b->offset >= a->offset + a->size || memcmp(a->numa, b->numa, sizeof *a->numa) == 0)
+                                continue;
+                        log_error("--region: those at 0x%llx and 0x%llx show the same part of memory %s, with different "
+                                  "values of numa-policy; its pages can have one",
+                                  (unsigned long long) a->gpa, (unsigned long long) b->gpa,
+                                  broker->options->memories[a->memory].name);
+                        return -EINVAL;
+                }
         return 0;
 }
 
@@ -71,5 +90,5 @@ int broker_make_regions(struct broker *broker) {
                                   (unsigned long long) broker->regions[i - 1].gpa);
                         return -EINVAL;
                 }
-        return 0;
+        return check_policies(broker);
 }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The NUMA policy of a memory holds for its pages, whoever touches them. */
+/* The NUMA policy of a memory, or of a part of it that a region shows, holds for its pages, whoever touches them. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -79,4 +81,83 @@ TEST(numa, node_that_does_not_exist_is_refused_with_the_reason) {
         require_numa();
         cr_assert_eq(test_broker_refuses(args, log, sizeof log), 2);
         cr_assert(strstr(log, "numa-policy 'bind:0,1023': nodes are a list like 0,,2-3 of nodes that exist"), "%s", log);
+}
+
+/* What a page that this process's mapping gets at `gpa` would be placed by. */
+static int policy_at(pb_client *client, uint64_t gpa, unsigned long *ret_nodes) {
+        unsigned long nodes[1024 / (8 * sizeof(long))] = {};
+        int mode = -1;
+
+        cr_assert_eq(syscall(SYS_get_mempolicy, &mode, nodes, 1024ul, pb_translate(client, gpa, TEST_PAGE), 2 /* MPOL_F_ADDR */),
+                     0, "%s", strerror(errno));
+        *ret_nodes = nodes[0];
+        return mode;
+}
+
+static void assert_policy_at(pb_client *client, uint64_t gpa, int mode, unsigned long nodes) {
+        unsigned long have;
+
+        cr_assert_eq(policy_at(client, gpa, &have), mode);
+        cr_assert_eq(have, nodes);
+}
+
+/* One memory, of which a region in the middle has its own policy, as has one at the end: 0 default, 2 bind, 3 interleave. */
+TEST(numa, regions_of_one_memory_have_policies_of_their_own) {
+        struct test_broker broker;
+        pb_client *client;
+
+        require_numa();
+        test_image_make(&image, &(struct test_image_spec) { .seed = 92, .n_pages = PAGES });
+        TEST_BROKER_START(&broker, test_memory("ram0", &image, ""), "--fill=off", "--region=0,size=256K,memory=ram0",
+                          "--region=1M,size=256K,memory=ram0,offset=256K,numa-policy=bind:0",
+                          "--region=2M,size=512K,memory=ram0,offset=512K,numa-policy=interleave:0");
+        client = test_connect(&broker, PB_ROLE_DEVICE);
+        for (unsigned pass = 0; pass < 2; pass++) {
+                assert_policy_at(client, 0, 0, 0);
+                assert_policy_at(client, (256 << 10) - TEST_PAGE, 0, 0);
+                assert_policy_at(client, 1 << 20, 2, 1);
+                assert_policy_at(client, (1 << 20) + (256 << 10) - TEST_PAGE, 2, 1);
+                assert_policy_at(client, 2 << 20, 3, 1);
+                assert_policy_at(client, (2 << 20) + (512 << 10) - TEST_PAGE, 3, 1);
+                /* And the same once the pages are here, whose bytes are right at each side of the seams. */
+                cr_assert(ensure_is_right(client, images, 0, 256 << 10));
+                cr_assert(ensure_is_right(client, images, 1 << 20, 256 << 10));
+                cr_assert(ensure_is_right(client, images, 2 << 20, 512 << 10));
+        }
+        client = test_disconnect(client);
+        test_broker_stop(&broker);
+        test_image_unlink(&image);
+}
+
+TEST(numa, regions_policy_goes_before_that_of_its_memory) {
+        struct test_broker broker;
+        pb_client *client;
+
+        require_numa();
+        TEST_BROKER_START(&broker, "--memory=ram0,size=1M,numa-policy=bind:0", "--region=0,size=512K,memory=ram0",
+                          "--region=1M,size=512K,memory=ram0,offset=512K,numa-policy=preferred:0");
+        client = test_connect(&broker, PB_ROLE_DEVICE);
+        assert_policy_at(client, 0, 2, 1);
+        assert_policy_at(client, 1 << 20, 1, 1);
+        client = test_disconnect(client);
+        test_broker_stop(&broker);
+}
+
+TEST(numa, two_policies_for_the_same_pages_are_refused) {
+        static const char *const args[] = { "--memory=ram0,size=1M",
+                                            "--region=0,size=1M,memory=ram0,numa-policy=bind:0",
+                                            "--region=4M,size=512K,memory=ram0,offset=512K,numa-policy=preferred:0", NULL };
+        static const char *const alike[] = { "--memory=ram0,size=1M",
+                                             "--region=0,size=1M,memory=ram0,numa-policy=bind:0",
+                                             "--region=4M,size=512K,memory=ram0,offset=512K,numa-policy=bind:0", NULL };
+        struct test_broker broker;
+        char log[1024];
+
+        require_numa();
+        cr_assert_eq(test_broker_refuses(args, log, sizeof log), 1);
+        cr_assert(strstr(log, "those at 0x0 and 0x400000 show the same part of memory ram0, with different values of "
+                              "numa-policy"),
+                  "%s", log);
+        test_broker_start(&broker, &(struct test_broker_options) { .args = alike });
+        test_broker_stop(&broker);
 }

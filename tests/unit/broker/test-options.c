@@ -232,6 +232,7 @@ static const struct {
         { "--memory=ram0,size=1M,numa-policy=bind:", "nodes are a list like" },
         { "--memory=ram0,size=1M,numa-policy=bind:x", "nodes are a list like" },
         { "--memory=ram0,size=1M,numa-policy=bind:1023", "of nodes that exist" },
+        { "--region=0,size=1M,memory=ram0,numa-policy=near:0", "--region: numa-policy 'near:0': policies are" },
         { "--memory-headroom=much", "--memory-headroom: size=much: not a size" },
         { "--collapse=yes", "--collapse: 'yes': on or off" },
         { "--client-requests=0", "a number from 1 to 1024" },
