@@ -12,24 +12,30 @@
 #include "common/cleanup.h"
 #include "tests/integration/peer/peer.h"
 #include "tests/integration/restart/kill.h"
+#include "tests/lib/gate.h"
 
 #define N_PAGES 4096u
 
 static struct test_image image;
 static const struct test_image *const images[] = { &image };
 
+/* Whose file is never in page cache: each read is sent and comes back. */
+static struct test_gate gate;
+
 static void start(struct test_broker *broker) {
+        require_fuse();
         test_image_make(&image, &(struct test_image_spec) { .seed = 321, .n_pages = N_PAGES });
-        test_image_make_cold(&image);
+        test_gate_start(&gate, &image);
         test_broker_start(broker, &(struct test_broker_options) {
                                           .supervised = true,
-                                          .args = (const char *const[]) { TEST_MEMORY("ram0", &image), "--fill=off",
+                                          .args = (const char *const[]) { test_gate_memory("ram0", &gate, ""), "--fill=off",
                                                                           "--fault-around=4K", NULL },
                                   });
 }
 
 static void stop(struct test_broker *broker, struct kill_order *order) {
         test_broker_stop(broker);
+        test_gate_stop(&gate);
         test_image_unlink(&image);
         kill_order_free(order);
 }
@@ -146,8 +152,6 @@ TEST(kill_points, of_a_fault) {
                 for (unsigned p = 0; p < sizeof points / sizeof points[0]; p++) {
                         bool in_take_over = strncmp(points[p], "takeover", 8) == 0;
 
-                        /* Cold pages are not in page cache: the ones that are about to be read, at least. */
-                        test_image_make_cold(&image);
                         kill_order_give(order, points[p], in_take_over ? 0 : i % 8);
                         if (in_take_over)
                                 test_broker_kill_served(&broker);

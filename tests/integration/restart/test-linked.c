@@ -7,6 +7,7 @@
 
 #include "tests/integration/peer/peer.h"
 #include "tests/integration/restart/kill.h"
+#include "tests/lib/gate.h"
 
 #define N_PAGES 8192u
 #define PART 16u      /* pages of one step */
@@ -14,17 +15,22 @@
 static struct test_image image;
 static const struct test_image *const images[] = { &image };
 
+/* Whose file is never in page cache: each read is sent and comes back. */
+static struct test_gate gate;
+
 static void start(struct test_broker *broker, uint64_t n_pages) {
+        require_fuse();
         test_image_make(&image, &(struct test_image_spec) { .seed = 341, .n_pages = n_pages });
-        test_image_make_cold(&image);
+        test_gate_start(&gate, &image);
         test_broker_start(broker, &(struct test_broker_options) {
                                           .supervised = true,
-                                          .args = (const char *const[]) { TEST_MEMORY("ram0", &image), "--fill=off", NULL },
+                                          .args = (const char *const[]) { test_gate_memory("ram0", &gate, ""), "--fill=off", NULL },
                                   });
 }
 
 static void stop(struct test_broker *broker) {
         test_broker_stop(broker);
+        test_gate_stop(&gate);
         test_image_unlink(&image);
 }
 
@@ -83,7 +89,6 @@ TEST(linked, calls_go_on_wherever_the_broker_dies) {
                 for (unsigned p = 0; p < sizeof points / sizeof points[0]; p++) {
                         bool in_take_over = strncmp(points[p], "takeover", 8) == 0;
 
-                        test_image_make_cold(&image);
                         kill_order_give(order, points[p], 0);
                         if (in_take_over)
                                 test_broker_kill_served(&broker);
