@@ -11,6 +11,7 @@
 
 #include "common/cleanup.h"
 #include "common/fd.h"
+#include "common/macro.h"
 #include "protocol/presence.h"
 
 #define LEDGER_MAGIC 0x003130304744454cull /* "LEDG001\0" */
@@ -113,6 +114,7 @@ struct ledger_peer *ledger_peer_take(struct ledger *ledger) {
                 if (entry->id != 0 || atomic_exchange(&ledger->taken[i], true))
                         continue;
                 ledger_peer_flip(entry, 0);
+                ledger->data->marks[i].n = 0;
                 return entry;
         }
         return NULL;
@@ -143,4 +145,42 @@ void ledger_peer_flip(struct ledger_peer *entry, unsigned n_mappings) {
 
         entry->n_mappings[spare] = n_mappings;
         __atomic_store_n(&entry->valid, spare, __ATOMIC_RELEASE);
+}
+
+/* A page and its memory in one word, which is never 0. */
+#define MARK_VALID (1ull << 63)
+#define MARK_MEMORY_SHIFT 48u
+
+static struct ledger_marks *marks_of(const struct ledger *ledger, const struct ledger_peer *entry) {
+        return &ledger->data->marks[entry - ledger->data->peers];
+}
+
+unsigned ledger_mark_enter(struct ledger *ledger, const struct ledger_peer *entry, uint32_t memory, uint64_t page) {
+        struct ledger_marks *marks = marks_of(ledger, entry);
+        uint64_t n = min_u64(marks->n, LEDGER_MARKS_MAX), place = 0;
+
+        while (place < n && marks->pages[place] != 0)
+                place++;
+        if (place == LEDGER_MARKS_MAX)
+                return LEDGER_MARKS_MAX;
+        __atomic_store_n(&marks->pages[place], MARK_VALID | (uint64_t) memory << MARK_MEMORY_SHIFT | page, __ATOMIC_RELEASE);
+        if (place == n)
+                __atomic_store_n(&marks->n, n + 1, __ATOMIC_RELEASE);
+        return (unsigned) place;
+}
+
+void ledger_mark_leave(struct ledger *ledger, const struct ledger_peer *entry, unsigned place) {
+        __atomic_store_n(&marks_of(ledger, entry)->pages[place], 0, __ATOMIC_RELEASE);
+}
+
+bool ledger_mark_get(const struct ledger *ledger, const struct ledger_peer *entry, unsigned place, uint32_t *ret_memory,
+                     uint64_t *ret_page) {
+        const struct ledger_marks *marks = marks_of(ledger, entry);
+        uint64_t word = place < min_u64(marks->n, LEDGER_MARKS_MAX) ? marks->pages[place] : 0;
+
+        if (word == 0)
+                return false;
+        *ret_memory = word >> MARK_MEMORY_SHIFT & 0x7fff;
+        *ret_page = word & ((1ull << MARK_MEMORY_SHIFT) - 1);
+        return true;
 }

@@ -15,6 +15,7 @@
 
 #define LEDGER_PEERS_MAX 1024u
 #define LEDGER_MAPPINGS_MAX 256u
+#define LEDGER_MARKS_MAX 4096u
 
 struct ledger_memory {
         char name[PB_NAME_SIZE];
@@ -59,6 +60,12 @@ struct ledger_plug {
         struct ledger_plug_state states[2];
 };
 
+/* Where a peer's page table holds UFFDIO_POISON: who touches that page gets SIGBUS, and no broker hears of it. */
+struct ledger_marks {
+        uint64_t n; /* places that have been used; those behind it hold anything */
+        uint64_t pages[LEDGER_MARKS_MAX]; /* 0: free */
+};
+
 struct ledger_data {
         uint64_t magic;
         uint32_t version;
@@ -73,6 +80,7 @@ struct ledger_data {
         struct ledger_region regions[PB_REGIONS_MAX];
         struct ledger_plug plugs[PB_MEMORIES_MAX];
         struct ledger_peer peers[LEDGER_PEERS_MAX]; /* sparse */
+        struct ledger_marks marks[LEDGER_PEERS_MAX]; /* of the peer in the same place; sparse */
 };
 
 struct ledger {
@@ -101,6 +109,13 @@ void ledger_peer_enter(struct ledger_peer *entry, uint32_t id);
 void ledger_peer_clear(struct ledger_peer *entry);
 /* Nobody writes to it any more: the place is free. */
 void ledger_peer_release(struct ledger *ledger, struct ledger_peer *entry);
+
+/* Before the mark is made. A place to be freed when it is gone; LEDGER_MARKS_MAX: there is none. By the peer's thread. */
+unsigned ledger_mark_enter(struct ledger *ledger, const struct ledger_peer *entry, uint32_t memory, uint64_t page);
+void ledger_mark_leave(struct ledger *ledger, const struct ledger_peer *entry, unsigned place);
+/* What is in that place. False: nothing. */
+bool ledger_mark_get(const struct ledger *ledger, const struct ledger_peer *entry, unsigned place, uint32_t *ret_memory,
+                     uint64_t *ret_page);
 
 /* The table that is not valid: fill it, then flip. */
 struct ledger_mapping *ledger_peer_spare(struct ledger_peer *entry);

@@ -71,7 +71,7 @@ void peer_unregister(struct peer *peer, uint64_t address, uint64_t length, uint6
 static int continue_mapping(struct peer *peer, const struct peer_mapping *mapping, uint64_t address, uint64_t length,
                             uint64_t faulting_until) {
         uint64_t backing = mapping->memory->backing_size, end = address + length;
-        int tries = 0;
+        int tries = 0, result = 0;
 
         while (address < end) {
                 struct uffdio_continue uffdio = { .range = { .start = address, .len = end - address } };
@@ -79,7 +79,7 @@ static int continue_mapping(struct peer *peer, const struct peer_mapping *mappin
 
                 if (ioctl(peer->uffd, UFFDIO_CONTINUE, &uffdio) == 0) {
                         KILL_POINT("continued");
-                        return 0;
+                        return result;
                 }
                 if (uffdio.mapped > 0) {
                         address += (uint64_t) uffdio.mapped;
@@ -102,6 +102,7 @@ static int continue_mapping(struct peer *peer, const struct peer_mapping *mappin
                         }
                         if (tries++ < BACK_TRIES && install_back(mapping->memory, page, 1) == 0)
                                 break;
+                        result = -ENOMEM;
                         peer_wake_range(peer, address, backing);
                         address += backing;
                         tries = 0;
@@ -121,7 +122,7 @@ static int continue_mapping(struct peer *peer, const struct peer_mapping *mappin
                         return 0;
                 }
         }
-        return 0;
+        return result;
 }
 
 /* A program may map the memory more than once, and a fault names one of them: the others cost little. Calls `visit` with

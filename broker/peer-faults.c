@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <utlist.h>
 
+#include "broker/ledger.h"
 #include "broker/memory.h"
 #include "broker/pager.h"
 #include "broker/peer-internal.h"
@@ -42,7 +43,7 @@ static void fault_note(struct peer_fault *fault) {
         atomic_store_explicit(&fault->note->since_ns, fault->since_ns, memory_order_release);
 }
 
-static void fault_unnote(struct peer_fault *fault, bool answered) {
+void fault_unnote(struct peer_fault *fault, bool answered) {
         tally_end(fault->peer->tally, CLASS_VCPU, answered ? fault->since_ns : 0);
         if (!fault->note)
                 return;
@@ -51,7 +52,7 @@ static void fault_unnote(struct peer_fault *fault, bool answered) {
         fault->note = NULL;
 }
 
-static void fault_free(struct peer_fault *fault, bool answered) {
+void fault_free(struct peer_fault *fault, bool answered) {
         request_unlist(&fault->request);
         request_done(&fault->request);
         if (fault->marked)
@@ -63,8 +64,7 @@ static void fault_free(struct peer_fault *fault, bool answered) {
         free(fault);
 }
 
-/* Invariant 7: every bit of the backing page is set. */
-static void peer_resolve(struct peer *peer, struct memory *memory, uint64_t first_page) {
+int peer_resolve(struct peer *peer, struct memory *memory, uint64_t first_page) {
         uint64_t n = peer_backing_pages(memory);
         int r;
 
@@ -75,11 +75,12 @@ static void peer_resolve(struct peer *peer, struct memory *memory, uint64_t firs
                 peer_wake(peer, memory, first_page, n);
         if (r == -ESRCH)
                 peer_gone(peer, "its process has ended");
+        return r;
 }
 
 static void fault_start(struct peer_fault *fault);
 
-static uint64_t fault_n_pages(const struct peer_fault *fault) {
+uint64_t fault_n_pages(const struct peer_fault *fault) {
         return min_u64(peer_backing_pages(fault->memory), fault->memory->n_pages - fault->first_page);
 }
 
@@ -101,25 +102,6 @@ static bool fault_is_poisoned(const struct peer_fault *fault) {
         return fault_poisoned_page(fault) != UINT64_MAX;
 }
 
-/* A thread gets SIGBUS instead of a page. Where that cannot be had, it goes on waiting. */
-static void fault_mark(struct peer_fault *fault) {
-        struct peer *peer = fault->peer;
-        uint32_t suppressed;
-        int r = -ENOSPC;
-
-        if (fault->marked || peer->n_marked < PEER_MARKED_MAX)
-                r = peer_poison(peer, fault->memory, fault->first_page, fault_n_pages(fault));
-        if (r < 0 && log_limit_pass(&peer->limit, &suppressed))
-                log_warning("peer %u (%s): page %llu of memory %s cannot be poisoned there (%s): its threads wait", peer->id,
-                            peer->name, (unsigned long long) fault->first_page, fault->memory->name, strerror(-r));
-        if (r < 0 || fault->marked)
-                return;
-        fault->marked = true;
-        fault_unnote(fault, false); /* nobody waits any more */
-        peer->n_faults--;
-        peer->n_marked++;
-}
-
 /* --on-error */
 static void fault_lost(struct peer_fault *fault) {
         struct pager *pager = fault->peer->pager;
@@ -136,9 +118,14 @@ static void fault_complete(struct request *request, int result) {
 
         DL_DELETE(peer->faults, fault);
         if (result == 0) {
-                peer_resolve(peer, fault->memory, fault->first_page);
-                fault_free(fault, true);
-                return;
+                int r = peer_resolve(peer, fault->memory, fault->first_page);
+
+                /* A thread has been woken, and faults again. Who meets a mark does not: it must go. */
+                if (r == 0 || r == -ESRCH || !fault->marked) {
+                        fault_leave_mark(fault);
+                        fault_free(fault, true);
+                        return;
+                }
         }
         /* Nobody ever gets zeros instead of data (invariant 10): the thread keeps waiting, if nothing else was wished. Out of
          * memory is not the source's failure, and passes. */
@@ -266,6 +253,7 @@ static void peer_fault(struct peer *peer, uint64_t address, uint64_t now_ns) {
         fault->memory = memory;
         fault->first_page = first;
         fault->since_ns = now_ns;
+        fault->mark_place = LEDGER_MARKS_MAX;
         peer->n_faults++;
         fault_note(fault);
         fault_start(fault);
@@ -321,17 +309,6 @@ bool peer_ask_again(struct peer *peer) {
         return any;
 }
 
-void peer_clear_marks(struct peer *peer, struct memory *memory) {
-        struct peer_fault *fault;
-
-        DL_FOREACH (peer->faults, fault)
-                if (fault->marked && fault->memory == memory)
-                        peer_resolve(peer, memory, fault->first_page);
-        DL_FOREACH (peer->failed, fault)
-                if (fault->marked && fault->memory == memory)
-                        peer_resolve(peer, memory, fault->first_page);
-}
-
 bool peer_run_inbox(struct peer *peer) {
         struct request *request = driver_take(&peer->driver), *next;
         bool any = request;
@@ -354,6 +331,7 @@ void peer_forget_failed(struct peer *peer, const struct memory *memory) {
         DL_FOREACH_SAFE (peer->failed, fault, next)
                 if (fault->memory == memory) {
                         DL_DELETE(peer->failed, fault);
+                        fault_leave_mark(fault);
                         fault_free(fault, false);
                 }
 }

@@ -42,6 +42,7 @@ struct peer_fault {
         uint64_t since_ns;   /* read from the userfaultfd */
         struct fault_note *note; /* NULL: too many wait */
         bool marked;         /* nobody waits: who touches it gets SIGBUS */
+        unsigned mark_place; /* of the ledger; LEDGER_MARKS_MAX: none */
         struct peer_fault *prev, *next;
 };
 
@@ -115,13 +116,26 @@ void peer_gone(struct peer *peer, const char *why);
 bool peer_read_faults(struct peer *peer);
 /* Poisoned, or no memory to back them: once more, now and then. */
 bool peer_ask_again(struct peer *peer);
-/* The memory is complete: marks go before its userfaultfd does, or they would stay for ever. */
-void peer_clear_marks(struct peer *peer, struct memory *memory);
+/* Invariant 7: every bit of the backing page is set. Whoever waits is woken in any case; negative: not mapped everywhere. */
+int peer_resolve(struct peer *peer, struct memory *memory, uint64_t first_page);
 /* Requests that came back: answered, or issued further. */
 bool peer_run_inbox(struct peer *peer);
 void peer_forget_faults(struct peer *peer);
 /* Those that wait to be asked for again; what is under way comes to its end. */
 void peer_forget_failed(struct peer *peer, const struct memory *memory);
+
+void fault_free(struct peer_fault *fault, bool answered);
+void fault_unnote(struct peer_fault *fault, bool answered);
+uint64_t fault_n_pages(const struct peer_fault *fault);
+
+/* peer-marks.c */
+void fault_mark(struct peer_fault *fault);
+/* The page is there, or not mapped any more. Not when the broker stops: the next one must know. */
+void fault_leave_mark(struct peer_fault *fault);
+/* The memory is complete: marks go before its userfaultfd does, or they would stay for ever. False: not all are gone. */
+bool peer_clear_marks(struct peer *peer, struct memory *memory);
+/* Those of the broker before this one. False: no memory. */
+bool peer_restore_marks(struct peer *peer);
 
 /* peer.c */
 void peer_unlist(struct peer *peer, struct memory *memory); /* from the peers that the memory tells of its pages */
@@ -140,7 +154,8 @@ bool peer_run_hints(struct peer *peer);
 /* peer-continue.c */
 
 /* Maps [page, page + n) wherever the peer has them, all present; the first `n_faulting` are what a thread waits for:
- * these end with CONTINUE or WAKE in any case. 0, -EAGAIN (try again later), or -ESRCH: the peer is gone. */
+ * these end with CONTINUE or WAKE in any case. 0; -EAGAIN: try again later; -ENOMEM: one of these was only woken; -ESRCH: the
+ * peer is gone. */
 int peer_continue(struct peer *peer, struct memory *memory, uint64_t page, uint64_t n, uint64_t n_faulting);
 
 /* Wakes who waits for [page, page + n) without mapping it: they fault again. */

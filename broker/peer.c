@@ -352,14 +352,6 @@ int peer_detach(struct peer *peer, struct peer_reply reply) {
 
 /* ---- the thread ---- */
 
-/* What the broker before this one has marked: only that one knew where. Once, and only where there may be marks: what is
- * mapped already costs a call for each page. */
-static void peer_clear_old_marks(struct peer *peer, const struct peer_mapping *mapping) {
-        if (peer->restored && peer->pager->options.on_error == ON_ERROR_POISON)
-                (void) peer_continue(peer, mapping->memory, mapping->offset / PB_PAGE_BYTES,
-                                     mapping->length / PB_PAGE_BYTES, 0);
-}
-
 /* Invariant 12. What is not complete stays registered. */
 static void peer_release_complete(struct peer *peer) {
         unsigned keep = 0;
@@ -368,8 +360,12 @@ static void peer_release_complete(struct peer *peer) {
                 return;
         for (unsigned i = 0; i < peer->n_mappings; i++)
                 if (memory_is_complete(peer->mappings[i].memory)) {
-                        peer_clear_marks(peer, peer->mappings[i].memory);
-                        peer_clear_old_marks(peer, &peer->mappings[i]);
+                        /* Tried again when the thread looks after what has failed. */
+                        if (!peer_clear_marks(peer, peer->mappings[i].memory)) {
+                                atomic_store(&peer->release, true);
+                                peer->mappings[keep++] = peer->mappings[i];
+                                continue;
+                        }
                         peer_unregister(peer, peer->mappings[i].address, peer->mappings[i].length,
                                         peer->mappings[i].memory->backing_size);
                         /* It still maps what may leave: until UNMAP_PEER, RELEASE or its end. */
@@ -414,8 +410,11 @@ static void *peer_thread(void *arg) {
 
         (void) pthread_setname_np(pthread_self(), "peer");
         driver_enter(&peer->driver);
-        if (peer->restored)
+        if (peer->restored) {
+                if (!peer_restore_marks(peer))
+                        log_warning("peer %u (%s): out of memory: pages that were poisoned may stay so", peer->id, peer->name);
                 peer_wake_all(peer);
+        }
         for (;;) {
                 bool any, hints;
 

@@ -13,12 +13,12 @@ void failure_start_source(struct failure *ret) {
         test_gate_start(&ret->gate, &ret->image);
 }
 
-void failure_start_supervised(struct failure *ret, const char *option) {
+void failure_start_supervised(struct failure *ret, const char *more, const char *option) {
         failure_start_source(ret);
         test_broker_start(&ret->broker,
                           &(struct test_broker_options) {
                                   .supervised = true,
-                                  .args = (const char *const[]) { test_gate_memory("ram0", &ret->gate, ""), "--fill=off",
+                                  .args = (const char *const[]) { test_gate_memory("ram0", &ret->gate, more), "--fill=off",
                                                                   "--source-retries=0", option, NULL },
                           });
         ret->client = test_connect(&ret->broker, PB_ROLE_VMM);

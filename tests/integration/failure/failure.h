@@ -21,7 +21,7 @@ void failure_start(struct failure *ret, const char *more, const char *option, co
 void failure_start_source(struct failure *ret);
 void failure_start_broker(struct failure *f, const char *more, const char *option, const char *option2);
 /* The same under a supervisor, which starts the next broker when this one is killed. */
-void failure_start_supervised(struct failure *ret, const char *option);
+void failure_start_supervised(struct failure *ret, const char *more, const char *option);
 void failure_stop(struct failure *f);
 
 /* Reads of this page fail from now on. */

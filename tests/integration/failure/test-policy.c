@@ -2,7 +2,6 @@
 /* --on-error: what becomes of a thread that waits through userfaultfd for a page that cannot be had. */
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,41 +15,22 @@
 
 /* ---- in the child ---- */
 
-static sigjmp_buf after_sigbus;
-
-static void on_sigbus(int signal) {
-        siglongjmp(after_sigbus, 1);
-}
-
-/* Is the page's first byte there, or is it SIGBUS? */
-static bool can_load(const volatile char *addr) {
-        struct sigaction action = { .sa_handler = on_sigbus };
-        volatile bool loaded = false;
-
-        (void) sigaction(SIGBUS, &action, NULL);
-        if (sigsetjmp(after_sigbus, 1) == 0) {
-                (void) *addr;
-                loaded = true;
-        }
-        return loaded;
-}
-
 /* The bad page is SIGBUS and EFAULT, the others come; when it can be had again, it has its bytes. */
 static int meet_poison(pb_client *client, const struct peer_task *task) {
         char *memory = peer_memory(client), *bad = memory + BAD * TEST_PAGE;
         int null = open("/dev/null", O_WRONLY | O_CLOEXEC), fds[2];
 
         CHILD_CHECK(null >= 0 && pipe2(fds, O_CLOEXEC) == 0);
-        CHILD_CHECK(!can_load(bad));
+        CHILD_CHECK(!peer_can_load(bad));
         CHILD_CHECK(write(fds[1], bad, 10) < 0 && errno == EFAULT);
-        CHILD_CHECK(!can_load(bad));
+        CHILD_CHECK(!peer_can_load(bad));
         CHILD_CHECK(madvise(bad, TEST_PAGE, MADV_DONTNEED) == 0 || task->n == 1); /* a mark that is zapped comes back */
-        CHILD_CHECK(!can_load(bad));
+        CHILD_CHECK(!peer_can_load(bad));
         if (task->n == 0)
                 CHILD_CHECK(content_is_right(client, task->images, 100 * TEST_PAGE, 100 * TEST_PAGE));
         CHILD_CHECK(step_tell(task->steps));
         CHILD_CHECK(step_await(task->steps));
-        CHILD_CHECK(EVENTUALLY(can_load(bad)));
+        CHILD_CHECK(EVENTUALLY(peer_can_load(bad)));
         if (task->page == 0)
                 CHILD_CHECK(content_is_right(client, task->images, BAD * TEST_PAGE, TEST_PAGE));
         else
@@ -61,6 +41,7 @@ static int meet_poison(pb_client *client, const struct peer_task *task) {
 /* ---- poison ---- */
 
 static void heal_everything(struct failure *f) {
+        test_gate_open(&f->gate);
         cr_assert_geq(failure_heal(f, 0, 0), 1);
 }
 
@@ -70,22 +51,69 @@ static void discard_it(struct failure *f) {
 
 /* The last page comes; the userfaultfd goes, and with it the way to take a mark away. */
 static void discard_last(struct failure *f) {
+        test_gate_open(&f->gate);
         cr_assert_eq(pb_set_fill(f->client, true), 0);
         cr_assert(EVENTUALLY(get_stats(f->client).pages_present == FAILURE_PAGES - 1));
         discard_it(f);
         cr_assert(get_stats(f->client).complete);
 }
 
-/* Only the killed one knew where the mark is. */
-static void kill_and_complete(struct failure *f) {
+/* ---- the broker that made the mark dies: the next one knows of it ---- */
+
+static void kill_it(struct failure *f) {
+        test_gate_open(&f->gate);
         test_broker_kill_served(&f->broker);
         test_broker_wait_next(&f->broker);
+}
+
+/* As an upgrade does it. */
+static void end_it(struct failure *f) {
+        test_gate_open(&f->gate);
+        cr_assert_eq(kill(f->broker.served, SIGTERM), 0);
+        test_broker_wait_next(&f->broker);
+}
+
+static void kill_and_complete(struct failure *f) {
+        kill_it(f);
         cr_assert_eq(pb_set_fill(f->client, true), 0);
         cr_assert(EVENTUALLY(get_stats(f->client).complete));
 }
 
-static void meet(const char *more, const char *option, bool huge, void (*mend)(struct failure *f)) {
-        struct peer_task task = { .run = meet_poison, .n = huge };
+/* Each of them tries by itself, and fails. */
+static void kill_in_vain(struct failure *f) {
+        for (unsigned i = 0; i < 2; i++) {
+                test_broker_kill_served(&f->broker);
+                test_broker_wait_next(&f->broker);
+                cr_assert(EVENTUALLY(get_stats(f->client).pages_poisoned > 0));
+        }
+}
+
+static void kill_and_heal(struct failure *f) {
+        kill_in_vain(f);
+        heal_everything(f);
+}
+
+/* What is published then is a hole of the memfd. */
+static void kill_and_discard(struct failure *f) {
+        kill_in_vain(f);
+        discard_it(f);
+}
+
+static void kill_and_discard_last(struct failure *f) {
+        kill_in_vain(f);
+        discard_last(f);
+}
+
+/* ---- all of it ---- */
+
+struct meeting {
+        const char *memory, *option;
+        void (*mend)(struct failure *f);
+        bool huge, zeros, supervised;
+};
+
+static void meet(const struct meeting *how) {
+        struct peer_task task = { .run = meet_poison, .n = how->huge, .page = how->zeros };
         struct steps steps;
         struct failure f;
         pid_t pid;
@@ -93,45 +121,70 @@ static void meet(const char *more, const char *option, bool huge, void (*mend)(s
         require_uffd();
         require_kernel(6, 6);
         steps = steps_new();
-        if (mend == kill_and_complete)
-                failure_start_supervised(&f, "--on-error=poison");
+        if (how->supervised)
+                failure_start_supervised(&f, how->memory ?: "", "--on-error=poison");
         else
-                failure_start(&f, more, "--on-error=poison", option);
+                failure_start(&f, how->memory ?: "", "--on-error=poison", how->option ?: "--seccomp=on");
         failure_break(&f, BAD);
         task.broker = &f.broker;
         task.images = f.images;
         task.steps = steps.child;
-        task.page = mend == discard_it || mend == discard_last; /* zeros */
         pid = peer_start(&task);
         cr_assert(step_await(steps.parent));
-        test_gate_open(&f.gate);
-        mend(&f);
+        how->mend(&f);
         cr_assert(step_tell(steps.parent));
         cr_assert_eq(test_child_wait(pid), 0);
         steps_done(&steps);
         failure_stop(&f);
 }
 
+#define MEET(...) meet(&(struct meeting) { __VA_ARGS__ })
+
 TEST(policy, poisoned_page_is_sigbus_until_it_is_healed) {
-        meet("", "--seccomp=on", false, heal_everything);
+        MEET(.mend = heal_everything);
 }
 
 TEST(policy, poisoned_huge_page_is_sigbus_until_it_is_healed) {
         require_hugepages(2, HUGE_2M);
-        meet(",huge=2M", "--seccomp=on", true, heal_everything);
+        MEET(.mend = heal_everything, .memory = ",huge=2M", .huge = true);
 }
 
 TEST(policy, mark_does_not_outlive_the_completion) {
-        meet("", "--source-retries=1", false, discard_last);
+        MEET(.mend = discard_last, .option = "--source-retries=1", .zeros = true);
 }
 
 /* Nobody heals it: the VMM says that it shall be zeros. */
 TEST(policy, poisoned_page_that_is_discarded_is_zeros) {
-        meet("", "--seccomp=on", false, discard_it);
+        MEET(.mend = discard_it, .zeros = true);
+}
+
+TEST(policy, mark_does_not_outlive_a_restart) {
+        MEET(.mend = kill_it, .supervised = true);
+}
+
+TEST(policy, mark_on_a_huge_page_does_not_outlive_a_restart) {
+        require_hugepages(2, HUGE_2M);
+        MEET(.mend = kill_it, .memory = ",huge=2M", .huge = true, .supervised = true);
+}
+
+TEST(policy, mark_does_not_outlive_an_orderly_restart) {
+        MEET(.mend = end_it, .supervised = true);
 }
 
 TEST(policy, mark_does_not_outlive_a_restart_and_the_completion) {
-        meet("", "", false, kill_and_complete);
+        MEET(.mend = kill_and_complete, .supervised = true);
+}
+
+TEST(policy, mark_of_an_earlier_broker_goes_when_it_is_healed) {
+        MEET(.mend = kill_and_heal, .supervised = true);
+}
+
+TEST(policy, mark_of_an_earlier_broker_goes_when_its_page_is_discarded) {
+        MEET(.mend = kill_and_discard, .zeros = true, .supervised = true);
+}
+
+TEST(policy, mark_of_an_earlier_broker_goes_when_its_page_is_the_last_and_discarded) {
+        MEET(.mend = kill_and_discard_last, .zeros = true, .supervised = true);
 }
 
 TEST(policy, linked_clients_get_eio_beside_a_poisoned_peer) {

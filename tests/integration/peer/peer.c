@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/integration/peer/peer.h"
 
+#include <setjmp.h>
+#include <signal.h>
 #include <string.h>
 
 static int peer_main(void *arg) {
@@ -48,4 +50,22 @@ int peer_read_pages(pb_client *client, const struct peer_task *task) {
 int peer_tell_and_read(pb_client *client, const struct peer_task *task) {
         CHILD_CHECK(step_tell(task->steps));
         return peer_read_pages(client, task);
+}
+
+static sigjmp_buf after_sigbus;
+
+static void on_sigbus(int signal) {
+        siglongjmp(after_sigbus, 1);
+}
+
+bool peer_can_load(const volatile char *addr) {
+        struct sigaction action = { .sa_handler = on_sigbus };
+        volatile bool loaded = false;
+
+        (void) sigaction(SIGBUS, &action, NULL);
+        if (sigsetjmp(after_sigbus, 1) == 0) {
+                (void) *addr;
+                loaded = true;
+        }
+        return loaded;
 }

@@ -33,3 +33,6 @@ int peer_read_pages(pb_client *client, const struct peer_task *task);      /* ta
 
 /* Tells when it has begun, then as peer_read_pages(). */
 int peer_tell_and_read(pb_client *client, const struct peer_task *task);
+
+/* Is the byte there, or is it SIGBUS? */
+bool peer_can_load(const volatile char *addr);

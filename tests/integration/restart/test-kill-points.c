@@ -3,6 +3,7 @@
  * The broker dies at each place where it could have done one half of something: in the take-over, and while it serves
  * processes under userfaultfd. $PB_KILLS says how often at each.
  */
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -122,10 +123,11 @@ static int read_as_told(pb_client *client, const struct peer_task *task) {
         return 0;
 }
 
-static pid_t start_reader(struct peer_task *task, const struct test_broker *broker) {
+static pid_t start_reader(struct peer_task *task, const struct test_broker *broker,
+                          int (*run)(pb_client *, const struct peer_task *), unsigned n) {
         progress = mmap(NULL, sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         cr_assert(progress != MAP_FAILED);
-        *task = (struct peer_task) { .broker = broker, .images = images, .shards = 2, .run = read_as_told };
+        *task = (struct peer_task) { .broker = broker, .images = images, .shards = 2, .run = run, .n = n };
         return peer_start(task);
 }
 
@@ -147,7 +149,7 @@ TEST(kill_points, of_a_fault) {
         require_uffd();
         order = kill_order_new();
         start(&broker);
-        pid = start_reader(&task, &broker);
+        pid = start_reader(&task, &broker, read_as_told, N_PAGES);
         for (int i = 0; i < (int) kill_count(); i++)
                 for (unsigned p = 0; p < sizeof points / sizeof points[0]; p++) {
                         bool in_take_over = strncmp(points[p], "takeover", 8) == 0;
@@ -162,6 +164,64 @@ TEST(kill_points, of_a_fault) {
                         cr_assert(kill_order_is_done(order), "nobody died at %s", points[p]);
                         test_broker_wait_next(&broker);
                 }
+        end_reader(pid);
+        stop(&broker, order);
+}
+
+/* ---- while it marks pages that cannot be had ---- */
+
+/* Meets page by page as far as it may, each of them poisoned; in the end they come. */
+static int meet_as_told(pb_client *client, const struct peer_task *task) {
+        char *memory = peer_memory(client);
+
+        for (unsigned page = 0; page < task->n; page++) {
+                while (page >= atomic_load(&progress->until))
+                        (void) usleep(100);
+                CHILD_CHECK(!peer_can_load(memory + page * TEST_PAGE));
+                atomic_store(&progress->pages, page + 1);
+        }
+        while (atomic_load(&progress->until) < N_PAGES)
+                (void) usleep(100);
+        for (unsigned page = 0; page < task->n; page++)
+                CHILD_CHECK(EVENTUALLY(peer_can_load(memory + page * TEST_PAGE)));
+        CHILD_CHECK(content_is_right(client, task->images, 0, task->n * TEST_PAGE));
+        return 0;
+}
+
+TEST(kill_points, of_a_mark) {
+        static const char *const points[] = { "mark-entered", "marked" };
+        const unsigned n = kill_count() * (sizeof points / sizeof points[0]);
+        struct kill_order *order;
+        struct test_broker broker;
+        struct peer_task task;
+        pid_t pid;
+
+        require_uffd();
+        require_fuse();
+        require_kernel(6, 6);
+        order = kill_order_new();
+        test_image_make(&image, &(struct test_image_spec) { .seed = 322, .n_pages = N_PAGES });
+        test_gate_start(&gate, &image);
+        test_gate_fail(&gate, 0, n * TEST_PAGE, EIO, TEST_GATE_ALWAYS);
+        test_broker_start(&broker, &(struct test_broker_options) {
+                                           .supervised = true,
+                                           .args = (const char *const[]) { test_gate_memory("ram0", &gate, ""), "--fill=off",
+                                                                           "--source-retries=0", "--on-error=poison", NULL },
+                                   });
+        pid = start_reader(&task, &broker, meet_as_told, n);
+        for (unsigned page = 0; page < n; page++) {
+                const char *point = points[page % (sizeof points / sizeof points[0])];
+
+                kill_order_give(order, point, 0);
+                atomic_store(&progress->until, page + 1);
+                cr_assert(EVENTUALLY(atomic_load(&progress->pages) == page + 1), "after %s: %u of %u", point,
+                          atomic_load(&progress->pages), page + 1);
+                cr_assert(kill_order_is_done(order), "nobody died at %s", point);
+                test_broker_wait_next(&broker);
+        }
+        test_gate_open(&gate);
+        test_broker_kill_served(&broker);
+        test_broker_wait_next(&broker);
         end_reader(pid);
         stop(&broker, order);
 }
