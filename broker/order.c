@@ -104,21 +104,47 @@ unsigned order_locality_note(struct order_locality *locality, uint64_t page, uns
 /* So many reads in a row that were as quick as the best, for each read more at once. */
 #define DEPTH_GOOD 2u
 
-void order_depth_note(struct order_depth *depth, unsigned pages, uint64_t took_us, unsigned max) {
-        uint64_t us = max_u64(took_us * SLICE_PAGES / max_u64(pages, 1), 1);
-
-        /* Short ones are mostly latency; scaled up they would look slow. */
-        if (pages < LARGE_PAGES_MIN)
-                return;
+/* A sixty-fourth a read: a source that has become slower for good is believed in the end. */
+static bool note_best(struct order_depth *depth, uint64_t us) {
         depth->depth = depth->depth ?: 1;
-        /* A sixty-fourth a read: a source that has become slower for good is believed in the end. */
         depth->best_us = (uint32_t) min_u64(depth->best_us ? depth->best_us + depth->best_us / 64 + 1 : us, us);
-        if (us > depth->best_us + depth->best_us / 2) {
-                depth->depth = (uint32_t) max_u64(depth->depth * 3 / 4, 1);
-                depth->good = 0;
-        } else if (++depth->good >= DEPTH_GOOD) {
-                depth->depth = (uint32_t) min_u64(depth->depth + 1, max_u64(max, 1));
-                depth->good = 0;
+        return us <= depth->best_us + depth->best_us / 2;
+}
+
+static void raise_depth(struct order_depth *depth, unsigned max) {
+        if (++depth->good < DEPTH_GOOD)
+                return;
+        depth->depth = (uint32_t) min_u64(depth->depth + 1, max_u64(max, 1));
+        depth->good = 0;
+}
+
+static void lower_depth(struct order_depth *depth) {
+        depth->depth = (uint32_t) max_u64(depth->depth * 3 / 4, 1);
+        depth->good = 0;
+}
+
+bool order_is_short(unsigned pages) {
+        return pages < LARGE_PAGES_MIN;
+}
+
+void order_depth_note(struct order_depth *depth, unsigned pages, uint64_t took_us, unsigned max) {
+        /* Short ones are mostly latency; scaled up they would look slow. */
+        if (order_is_short(pages))
+                return;
+        if (note_best(depth, max_u64(took_us * SLICE_PAGES / pages, 1)))
+                raise_depth(depth, max);
+        else
+                lower_depth(depth);
+}
+
+void order_short_note(struct order_short_depth *short_depth, uint64_t begun_us, uint64_t took_us, unsigned max) {
+        struct order_depth *depth = &short_depth->depth;
+
+        if (note_best(depth, max_u64(took_us, 1)))
+                raise_depth(depth, max);
+        else if (begun_us >= short_depth->lowered_us) {
+                lower_depth(depth);
+                short_depth->lowered_us = begun_us + took_us;
         }
 }
 

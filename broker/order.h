@@ -74,6 +74,20 @@ unsigned order_depth_get(const struct order_depth *depth);
 /* More than this at once brings no source anything: 16 MiB under way. */
 #define ORDER_DEPTH_MAX 64u
 
+/*
+ * The same for short reads, of a working set or of hints: they are mostly latency, which many at once share, so each is
+ * compared as it is. A demand takes nothing away: as long as they do not slow each other they do not slow it. All that
+ * are under way when one was slow count as one, since what slowed one slowed them all: a moment's noise of a far source
+ * would bring it down to one, and as few reads as that take long to find out that more would do.
+ */
+struct order_short_depth {
+        struct order_depth depth;
+        uint64_t lowered_us; /* when it last was; reads from before that say nothing more */
+};
+
+bool order_is_short(unsigned pages);
+void order_short_note(struct order_short_depth *short_depth, uint64_t begun_us, uint64_t took_us, unsigned max);
+
 /* A rate limit: bytes may be taken when they are due. 0: unlimited. */
 struct order_rate {
         uint64_t bytes_per_second;

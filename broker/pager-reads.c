@@ -16,6 +16,20 @@ static uint64_t fetch_offset(const struct fetch *fetch) {
         return fetch->memory->source_offset + fetch_first_page(fetch) * PB_PAGE_BYTES;
 }
 
+/* Which of the source's counts a background read is in: read.length is as it was made. */
+static unsigned *background_count(const struct fetch *fetch) {
+        struct source *source = fetch->source;
+
+        return order_is_short(fetch->read.length / (uint32_t) PB_PAGE_BYTES) ? &source->n_background_short
+                                                                               : &source->n_background;
+}
+
+static bool background_has_room(const struct source *source, const struct fetch *fetch) {
+        if (order_is_short(fetch_n_pages(fetch)))
+                return source->n_background_short < order_depth_get(&source->background_short.depth);
+        return source->n_background < order_depth_get(&source->background);
+}
+
 static void pager_start_read(struct pager *pager, struct fetch *fetch) {
         struct source *source = source_leaf(fetch->memory->source, fetch_offset(fetch));
         bool demand = class_is_demand(fetch->class);
@@ -52,7 +66,7 @@ static void pager_start_read(struct pager *pager, struct fetch *fetch) {
         if (demand)
                 order_depth_demand(&source->background);
         else
-                source->n_background++;
+                (*background_count(fetch))++;
         fetch->background = !demand;
 }
 
@@ -63,11 +77,13 @@ static void note_cost(struct fetch *fetch) {
         unsigned n = fetch->read.length / (uint32_t) PB_PAGE_BYTES;
 
         if (fetch->background)
-                source->n_background--;
+                (*background_count(fetch))--;
         if (fetch->abandoned || fetch->read.result <= 0)
                 return;
         order_link_note(&source->link, n, took_us);
-        if (fetch->background)
+        if (fetch->background && order_is_short(n))
+                order_short_note(&source->background_short, fetch->begun_us, took_us, ORDER_DEPTH_MAX);
+        else if (fetch->background)
                 order_depth_note(&source->background, n, took_us, ORDER_DEPTH_MAX);
 }
 
@@ -76,7 +92,7 @@ static enum reader_room fetch_room(const struct pager *pager, const struct fetch
 
         bool demand = class_is_demand(fetch->class);
 
-        if (!demand && source->n_background >= order_depth_get(&source->background))
+        if (!demand && !background_has_room(source, fetch))
                 return READER_FULL;
         return reader_get_room(pager->reader, source, demand);
 }
@@ -171,7 +187,7 @@ bool pager_check_reads(struct pager *pager, uint64_t now_us, uint64_t *next_us) 
                 if (now_us >= fetch->deadline_us) {
                         if (fetch->background) {
                                 fetch->background = false;
-                                fetch->source->n_background--; /* a hung one must not keep others from being tried */
+                                (*background_count(fetch))--; /* a hung one must not keep others from being tried */
                         }
                         reader_abandon(pager->reader, fetch);
                         trail_read_ends(&pager->trail, fetch->memory->index, fetch->slice, fetch->mask);

@@ -103,7 +103,8 @@ struct source {
         /* What its reads have cost; the pager's. */
         struct order_link link;
         struct order_depth background;
-        unsigned n_background; /* under way for nobody who stands still */
+        struct order_short_depth background_short;
+        unsigned n_background, n_background_short; /* under way for nobody who stands still */
 
         /* With ops->reads; `depth` is fixed at start, the others are the reader's: */
         unsigned depth; /* reads at once */

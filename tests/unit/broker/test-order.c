@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
+#include "common/macro.h"
 #include "tests/lib/test.h"
 
 static enum request_class turn(struct order_turns *turns, bool vcpu, bool device, bool prefetch, bool fill) {
@@ -110,6 +111,66 @@ TEST(order, depth_falls_to_one_when_somebody_stands_still) {
 
         order_depth_demand(&depth);
         cr_assert_eq(order_depth_get(&depth), 1);
+}
+
+/* ---- short reads: as many at once as the depth says, of a source that serves so many in parallel ---- */
+
+#define SHORT_MAX 64u
+
+struct short_source {
+        uint64_t service_us, latency_us; /* one after the other; beside each other */
+        unsigned slow_every;             /* one of so many takes three times as long; 0: none */
+};
+
+/* The depth, in the mean, over the second half of so many reads. */
+static unsigned run_short(const struct short_source *source, unsigned n) {
+        uint64_t begun[SHORT_MAX], ends[SHORT_MAX], now_us = 0, free_us = 0, sum = 0;
+        struct order_short_depth depth = {};
+        unsigned under_way = 0, first;
+
+        for (unsigned done = 0, started = 0; done < n; done++) {
+                while (under_way < order_depth_get(&depth.depth)) {
+                        uint64_t latency_us = source->latency_us;
+
+                        if (source->slow_every && ++started % source->slow_every == 0)
+                                latency_us *= 3;
+                        free_us = max_u64(free_us, now_us) + source->service_us;
+                        begun[under_way] = now_us;
+                        ends[under_way++] = free_us + latency_us;
+                }
+                first = 0;
+                for (unsigned i = 1; i < under_way; i++)
+                        first = ends[i] < ends[first] ? i : first;
+                now_us = max_u64(now_us, ends[first]);
+                order_short_note(&depth, begun[first], ends[first] - begun[first], SHORT_MAX);
+                under_way--;
+                begun[first] = begun[under_way];
+                ends[first] = ends[under_way];
+                sum += done >= n / 2 ? order_depth_get(&depth.depth) : 0;
+        }
+        return (unsigned) (sum / (n - n / 2));
+}
+
+TEST(order, short_reads_of_a_far_source_are_many_at_once) {
+        cr_assert_geq(run_short(&(struct short_source) { 10, 1000, 0 }, 4000), SHORT_MAX - 8);
+}
+
+TEST(order, a_slow_read_among_many_short_ones_changes_little) {
+        cr_assert_geq(run_short(&(struct short_source) { 10, 1000, 30 }, 4000), SHORT_MAX / 4);
+}
+
+TEST(order, short_reads_that_queue_stay_few) {
+        cr_assert_leq(run_short(&(struct short_source) { 5000, 0, 0 }, 4000), 2);
+        cr_assert_leq(run_short(&(struct short_source) { 100, 20, 0 }, 4000), 2);
+}
+
+TEST(order, short_reads_say_nothing_of_long_ones) {
+        struct order_depth depth = {};
+
+        for (unsigned i = 0; i < 200; i++)
+                order_depth_note(&depth, 31, 1000, 64);
+        cr_assert_eq(order_depth_get(&depth), 1);
+        cr_assert(order_is_short(31) && !order_is_short(32));
 }
 
 TEST(order, rate_is_kept) {
