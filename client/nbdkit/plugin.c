@@ -211,11 +211,11 @@ static int export_pread(void *handle, void *buffer, uint32_t count, uint64_t off
         return 0;
 }
 
-/* Gives back what is confirmed in [first, end). */
-static void discard(uint64_t first, uint64_t end) {
+/* Gives back what is confirmed in [first, end), `again` also what has been marked for that before. */
+static void discard(uint64_t first, uint64_t end, bool again) {
         uint64_t n;
 
-        for (uint64_t page = first; release_take(export.release, &page, end, &n); page += n) {
+        for (uint64_t page = first; release_take(export.release, &page, end, again, &n); page += n) {
                 uint64_t offset = page * PB_PAGE_SIZE, left = n * PB_PAGE_SIZE, part;
 
                 for (; left > 0; offset += part, left -= part) {
@@ -240,9 +240,9 @@ static int export_trim(void *handle, uint32_t count, uint64_t offset, uint32_t f
         if (access(export.commit, F_OK) < 0)
                 return 0; /* the old machine may still have to go on */
         if (release_catches_up(export.release))
-                discard(0, export.size / PB_PAGE_SIZE);
+                discard(0, export.size / PB_PAGE_SIZE, true);
         else
-                discard(first, end);
+                discard(first, end, false);
         return 0;
 }
 

@@ -105,22 +105,22 @@ void release_confirm(struct release *release, uint64_t first, uint64_t n) {
 }
 
 /* Marks it, and says whether this caller did: several threads may take. */
-static bool take(struct release *release, uint64_t page) {
+static bool take(struct release *release, uint64_t page, bool again) {
         uint64_t bit = 1ull << (page % 64);
 
         if (!(__atomic_load_n(&release->confirmed[page / 64], __ATOMIC_RELAXED) & bit))
                 return false;
-        return !(__atomic_fetch_or(&release->released[page / 64], bit, __ATOMIC_SEQ_CST) & bit);
+        return !(__atomic_fetch_or(&release->released[page / 64], bit, __ATOMIC_SEQ_CST) & bit) || again;
 }
 
-bool release_take(struct release *release, uint64_t *page, uint64_t end, uint64_t *ret_n) {
+bool release_take(struct release *release, uint64_t *page, uint64_t end, bool again, uint64_t *ret_n) {
         uint64_t n = 0;
 
-        while (*page < end && !take(release, *page))
+        while (*page < end && !take(release, *page, again))
                 (*page)++;
         if (*page >= end)
                 return false;
-        for (n = 1; *page + n < end && take(release, *page + n); n++)
+        for (n = 1; *page + n < end && take(release, *page + n, again); n++)
                 ;
         *ret_n = n;
         return true;

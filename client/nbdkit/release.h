@@ -17,8 +17,9 @@ struct release *release_close(struct release *release);
 
 void release_confirm(struct release *release, uint64_t first, uint64_t n);
 /* The next run of pages from `*page` on, before `end`, that are confirmed and not released; false if there is none. They are
- * marked as released: give them back now. */
-bool release_take(struct release *release, uint64_t *page, uint64_t end, uint64_t *ret_n);
+ * marked as released: give them back now. `again`: also those that have been marked, by an exporter that may have been killed
+ * before it gave them back. */
+bool release_take(struct release *release, uint64_t *page, uint64_t end, bool again, uint64_t *ret_n);
 bool release_is_gone(const struct release *release, uint64_t first, uint64_t n);
 /* True the first time. */
 bool release_catches_up(struct release *release);
