@@ -87,9 +87,12 @@ int broker_open(struct broker *broker, const struct options *options) {
                 struct memory_plan *plan = &broker->plans[i];
 
                 plan->backing_size = options->memories[i].backing_size ?: options->backing_size;
-                r = open_source(options, i, &plan->size, &plan->source);
-                if (r == 0)
-                        r = open_checksums(options, i, plan->source, &plan->checksums);
+                r = restart_take_source(broker, i);
+                if (r == 0) {
+                        r = open_source(options, i, &plan->size, &plan->source);
+                        if (r == 0)
+                                r = open_checksums(options, i, plan->source, &plan->checksums);
+                }
                 broker->n_memories = i + 1;
                 if (r < 0)
                         return r;
@@ -148,6 +151,14 @@ static void on_memory_cleared(void *data, struct memory *memory, int result) {
         (void) !write(broker->eventfd, &(uint64_t) { 1 }, sizeof(uint64_t));
 }
 
+/* On the pager's thread: one store. */
+static void on_source_done(void *data, const struct memory *memory) {
+        struct broker *broker = data;
+
+        if (broker->ledger)
+                __atomic_store_n(&broker->ledger->data->plugs[memory->index].source_is_done, 1, __ATOMIC_RELEASE);
+}
+
 static void on_peer_ended(void *data) {
         struct broker *broker = data;
 
@@ -160,8 +171,11 @@ static void on_peer_ended(void *data) {
 static void *count_thread(void *arg) {
         struct broker *broker = arg;
 
-        for (unsigned i = 0; i < broker->n_memories; i++)
+        for (unsigned i = 0; i < broker->n_memories; i++) {
                 memory_count_data(broker->memories[i]);
+                atomic_store_explicit(&broker->memories[i]->counter_is_through, true, memory_order_release);
+                pager_poke(broker->pager); /* its source may end now */
+        }
         return NULL;
 }
 
@@ -210,6 +224,7 @@ int broker_make(struct broker *broker) {
                 .poisoned = bus_post_poisoned,
                 .source_lost = bus_post_lost,
                 .memory_cleared = on_memory_cleared,
+                .source_done = on_source_done,
                 .data = broker,
         };
         sigset_t all, saved;

@@ -40,6 +40,8 @@ int main(int argc, char *argv[]) {
         /* One heap for all threads. Others, when they shrink, make glibc read /proc/sys/vm/overcommit_memory, and under
          * the filter that open() is death; and one per thread would keep what each once had. */
         (void) mallopt(M_ARENA_MAX, 1);
+        /* A helper of a source that has ended leaves nothing behind, and nobody waits for it. */
+        (void) signal(SIGCHLD, SIG_IGN);
         r = options_parse(&options, argc, argv);
         switch (r) {
         case OPTIONS_EXIT:

@@ -84,6 +84,8 @@ struct memory {
         atomic_uint_fast64_t reads_failed;   /* tries */
         atomic_uint_fast64_t pages_data;     /* pages the source has data for; 0 until counted */
         atomic_bool data_is_counted;
+        atomic_bool
+                counter_is_through; /* nobody asks the source for its extents any more, but who has a page to fetch */
         enum memory_standing standing;       /* the control thread's */
         atomic_bool hidden;                  /* nobody may want a page of it */
         bool pluggable;                      /* it may leave: who maps it is kept in mind also when it is complete */
@@ -92,6 +94,7 @@ struct memory {
         bool adopted;                        /* from the broker before: absent pages may have remains in them */
         uint32_t *adopted_bits;              /* what was present then, until it is counted */
         bool completed;                      /* the pager has announced it */
+        bool source_has_ended;               /* ... and what read its source is gone; the pager's */
 };
 
 struct memory_options {

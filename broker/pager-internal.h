@@ -15,6 +15,11 @@ void pager_drop_reads(struct pager *pager);
 void pager_check_filled(struct pager *pager);
 void pager_retire(struct pager *pager);
 
+/* pager-sources.c */
+int pager_watch(struct pager *pager, int fd, uint32_t events, void *tag); /* pager.c */
+int pager_add_source(struct pager *pager, struct source *source);
+void pager_end_sources(struct pager *pager);
+
 /* pager-heal.c */
 void pager_source_returned(void *data); /* struct pager_memory; from any thread */
 bool pager_heal_returned(struct pager *pager);

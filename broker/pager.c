@@ -365,6 +365,8 @@ static void pager_sleep(struct pager *pager, uint64_t next_us) {
                 for (int i = 0; i < n; i++)
                         if (events[i].data.ptr == &pager->driver)
                                 (void) !read(pager->driver.eventfd, &(uint64_t) { 0 }, sizeof(uint64_t));
+                        else if (events[i].data.ptr == &pager->source_ended)
+                                pager->source_ended = true;
         }
         DL_FOREACH (pager->sessions, session)
                 order_disarm_doorbell(&session->state->doorbell_needed);
@@ -397,6 +399,7 @@ static bool pager_turn(struct pager *pager, bool *ret_stop, uint64_t *ret_next_u
                 any = pager_clear_step(pager) || pager_issue_prefetch(pager) || pager_around_step(pager) || pager_replay_step(pager) ||
                       pager_fill_step(pager, now_us) || any;
         pager_check_filled(pager);
+        pager_end_sources(pager);
         pager_retire(pager);
         pager_announce_all(pager);
         *ret_next_us = min_u64(next_us, pager_fill_next(pager));
@@ -432,7 +435,7 @@ static void *pager_thread(void *arg) {
 
 /* ---- life ---- */
 
-static int pager_watch(struct pager *pager, int fd, uint32_t events, void *tag) {
+int pager_watch(struct pager *pager, int fd, uint32_t events, void *tag) {
         struct epoll_event event = { .events = events, .data.ptr = tag };
 
         return epoll_ctl(pager->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
@@ -515,21 +518,6 @@ struct pager *pager_free(struct pager *pager) {
         (void) pthread_cond_destroy(&pager->synced);
         free(pager);
         return NULL;
-}
-
-static int pager_add_source(struct pager *pager, struct source *source) {
-        int r;
-
-        for (unsigned i = 0; i < source->n_parts; i++) {
-                r = pager_add_source(pager, source->parts[i]);
-                if (r < 0)
-                        return r;
-        }
-        if (!source->ops->reads)
-                return 0;
-        r = reader_add_source(pager->reader, source);
-        /* Edge-triggered and never read, as a doorbell: it is shared with another process. */
-        return r < 0 ? r : pager_watch(pager, source->ops->reads->get_fd(source), EPOLLIN | EPOLLET, source);
 }
 
 int pager_add_memory(struct pager *pager, struct memory *memory) {

@@ -73,6 +73,9 @@ struct pager_events {
         void (*peer_ended)(void *data);
         /* After pager_clear(): all zeros, its pages given back. */
         void (*memory_cleared)(void *data, struct memory *memory, int result);
+        /* On the pager's thread: the memory is complete, and what read its source, if that was a process, has ended with
+         * everything done. May be NULL. */
+        void (*source_done)(void *data, const struct memory *memory);
         void *data;
 };
 
@@ -162,6 +165,7 @@ struct pager {
         pthread_cond_t synced; /* with command_lock */
         unsigned n_syncs_asked, n_syncs;
         atomic_bool filled; /* a memory may have become complete */
+        bool source_ended;  /* what reads some source may have ended */
 
         struct trail trail;
         struct log_limit poison_limit;

@@ -2,6 +2,7 @@
 #include "broker/restart.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
@@ -210,6 +211,31 @@ static int begin_anew(struct broker *broker) {
                         .memory = broker->regions[i].memory,
                 };
         return 0;
+}
+
+int restart_take_source(struct broker *broker, unsigned i) {
+        const struct option_memory *option = &broker->options->memories[i];
+        int fd = store_find(&broker->store, "pb-ledger"), r = 0;
+        struct ledger *ledger = NULL;
+        const struct ledger_memory *was;
+
+        /* What is wrong with it is for take_ledger() to say. */
+        fd = fd < 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        if (fd < 0 || ledger_open(&ledger, fd) < 0)
+                return 0;
+        was = &ledger->data->memories[i];
+        if (__atomic_load_n(&ledger->data->committed, __ATOMIC_ACQUIRE) && i < ledger->data->n_memories &&
+            __atomic_load_n(&ledger->data->plugs[i].source_is_done, __ATOMIC_ACQUIRE) &&
+            strncmp(was->name, option->name, sizeof was->name) == 0) {
+                broker->plans[i].size = option->size ?: was->size;
+                r = source_new_done(&broker->plans[i].source, option->source ?: "", was->source_offset + was->size,
+                                    was->identity);
+                if (r == 0)
+                        log_info("memory %s is complete: its source is not needed any more", option->name);
+                r = r < 0 ? r : 1;
+        }
+        (void) ledger_free(ledger);
+        return r;
 }
 
 int restart_begin(struct broker *broker) {

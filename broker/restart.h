@@ -13,6 +13,10 @@ struct ledger_peer;
 struct peer;
 
 /* Waits for the predecessor's end, checks that we serve the same memories, and sets the epoch. Prints what is wrong. */
+/* Of memory `i`, while its source has not been opened: 1 if nothing will be read of that any more, because the broker before
+ * this one had all of it and what read it had ended; then the plan has a size and a source that is none. */
+int restart_take_source(struct broker *broker, unsigned i);
+
 int restart_begin(struct broker *broker);
 
 /* Is that the epoch of a broker whose memories we have: an earlier one, or ours? */

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,7 @@
 #include "protocol/order.h"
 #include "protocol/presence.h"
 
-/* #syscalls:broker sendmsg */
+/* #syscalls:broker sendmsg recvfrom */
 
 /* It gives up by itself long before that. */
 #define OPEN_TIMEOUT_MS 120000
@@ -31,7 +32,7 @@
 struct source_helper {
         struct source source;
         int socket, wake, memory_fd;
-        bool gone;
+        atomic_bool gone; /* nothing comes from there any more */
         struct pb_helper_memory *memory;
         uint64_t memory_size; /* bytes */
         uint8_t *buffers;
@@ -73,7 +74,7 @@ static int helper_extent(struct source *source, uint64_t offset, uint64_t length
 }
 
 static bool helper_extents_known(struct source *source) {
-        return order_helper_load(&helper_of(source)->memory->map_known);
+        return atomic_load(&helper_of(source)->gone) || order_helper_load(&helper_of(source)->memory->map_known);
 }
 
 static ssize_t helper_read_now(struct source *source, void *buffer, uint64_t offset, size_t length) {
@@ -213,8 +214,46 @@ static void helper_release(struct source *source, struct source_read *read) {
 static void helper_installed(struct source *source, uint64_t offset, uint64_t length) {
         const struct pb_helper_packet packet = { .word = PB_HELPER_INSTALLED, .offset = offset, .length = length };
 
-        /* Lost with a full socket: then the other side keeps what it could have given back. */
+        /* Lost with a full socket: then the other side gives back what it could have only when all is here. */
         (void) packet_send(helper_of(source)->socket, &packet, sizeof packet, NULL, 0, MSG_DONTWAIT);
+}
+
+/* ---- the end ---- */
+
+static int helper_finish(struct source *source, uint64_t offset, uint64_t length) {
+        struct source_helper *helper = helper_of(source);
+
+        if (offset < source->size) {
+                helper->memory->finish_offset = offset;
+                helper->memory->finish_length = min_u64(length, source->size - offset);
+        }
+        order_helper_store(&helper->memory->finish, 1);
+        if (!helper->gone)
+                helper_look(helper);
+        return helper->socket;
+}
+
+static int helper_end(struct source *source) {
+        struct source_helper *helper = helper_of(source);
+        bool done;
+        ssize_t n;
+
+        do
+                n = recv(helper->socket, &(uint8_t) { 0 }, 1, MSG_DONTWAIT);
+        while (n > 0); /* it has nothing to say */
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+                return -EAGAIN;
+        done = order_helper_load(&helper->memory->finished);
+        helper->gone = true;
+        helper->state = PB_HELPER_CONNECTED; /* as zeros have it */
+        /* Its pages are given back with the last mapping. Zeros take their place: what looks there finds nothing. */
+        if (mmap(helper->memory, helper->memory_size, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+                log_warning("source %s: its memory cannot be given back: %s", source->name, strerror(errno));
+        helper->socket = fd_close(helper->socket);
+        helper->wake = fd_close(helper->wake);
+        helper->memory_fd = fd_close(helper->memory_fd);
+        return done ? 0 : -EPIPE;
 }
 
 /* ---- start ---- */
@@ -234,14 +273,17 @@ static void helper_free(struct source *source) {
 static int spawn(const char *path, char *const argv[], const int fds[3]) {
         posix_spawn_file_actions_t actions;
         posix_spawnattr_t attributes;
-        sigset_t none;
+        sigset_t none, child;
         pid_t pid;
         int r;
 
         (void) sigemptyset(&none);
+        (void) sigemptyset(&child);
+        (void) sigaddset(&child, SIGCHLD); /* ignored by us, which it would inherit: it waits for its worker */
         (void) posix_spawnattr_init(&attributes);
         (void) posix_spawnattr_setsigmask(&attributes, &none);
-        (void) posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+        (void) posix_spawnattr_setsigdefault(&attributes, &child);
+        (void) posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
         (void) posix_spawn_file_actions_init(&actions);
         /* First out of the way of one another: `fds` are above the numbers they are to get. */
         r = -posix_spawn_file_actions_adddup2(&actions, fds[0], PB_HELPER_SOCKET_FD);
@@ -388,6 +430,8 @@ int source_open_helper(struct source **ret, const char *name, const char *kind, 
                 .has_answers = helper_has_answers,
                 .reap = helper_reap,
                 .release = helper_release,
+                .finish = helper_finish,
+                .end = helper_end,
         };
         static const struct source_ops ops = {
                 .scheme = "helper",

@@ -44,6 +44,13 @@ struct source_reads {
         bool (*has_answers)(struct source *source);
         struct source_read *(*reap)(struct source *source);
         void (*release)(struct source *source, struct source_read *read);
+        /* Nothing will be read any more, and no read is left to be released: `length` bytes from `offset` on are in guest
+         * memory. What the other side is to be told of that is told, then what reads ends. NULL: there is nothing to end.
+         * Returns a descriptor that polls readable or hung up at that end. */
+        int (*finish)(struct source *source, uint64_t offset, uint64_t length);
+        /* -EAGAIN: it has not ended yet. Else what it held has been given back: 0, or -EPIPE if it ended before it was done.
+         * Nobody may be in extent() then. */
+        int (*end)(struct source *source);
 };
 
 struct source_ops {
@@ -86,6 +93,14 @@ struct source_ops {
 /* What tells a source from another one: compared by a broker that carries on (restart.c). */
 #define SOURCE_IDENTITY_WORDS 6u
 
+/* Of one that makes its reads by itself. */
+enum source_standing {
+        SOURCE_READS,
+        SOURCE_FINISHES,
+        SOURCE_HAS_ENDED,
+        SOURCE_IS_LOST, /* ended before it was done */
+};
+
 struct source {
         const struct source_ops *ops;
         char *name;    /* for people: "file:/srv/web1.img" */
@@ -109,6 +124,7 @@ struct source {
         /* With ops->reads; `depth` is fixed at start, the others are the reader's: */
         unsigned depth; /* reads at once */
         unsigned n_active, n_abandoned;
+        enum source_standing standing; /* the pager's */
 };
 
 struct source_context {
@@ -132,6 +148,10 @@ const char *source_error_text(int error);
 
 /* All zeros: a memory without a source. */
 int source_new_zero(struct source **ret, uint64_t size);
+
+/* Of a memory that is complete: says what it was, and is never read. */
+int source_new_done(struct source **ret, const char *name, uint64_t size,
+                    const uint64_t identity[SOURCE_IDENTITY_WORDS]);
 
 /* Which source a cold read of the page at `offset` is made from: the source itself, or one of its parts. */
 struct source *source_leaf(struct source *source, uint64_t offset);

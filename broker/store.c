@@ -87,6 +87,13 @@ void store_done(struct store *store) {
         *store = (struct store) { .notify = -1 };
 }
 
+int store_find(const struct store *store, const char *name) {
+        for (unsigned i = 0; i < store->n_items; i++)
+                if (store->items[i].fd >= 0 && strcmp(store->items[i].name, name) == 0)
+                        return store->items[i].fd;
+        return -1;
+}
+
 int store_take(struct store *store, const char *name) {
         for (unsigned i = 0; i < store->n_items; i++)
                 if (store->items[i].fd >= 0 && strcmp(store->items[i].name, name) == 0)

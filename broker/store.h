@@ -32,6 +32,8 @@ struct store {
 int store_open(struct store *store, int notify);
 void store_done(struct store *store);
 
+/* It stays there, and is not the caller's. -1: there is none. */
+int store_find(const struct store *store, const char *name);
 /* Takes out the first item with that name, or that prefix. -1: there is none. */
 int store_take(struct store *store, const char *name);
 int store_take_prefix(struct store *store, const char *prefix, char ret_name[STORE_NAME_SIZE]);

@@ -48,7 +48,10 @@ struct pb_helper_memory {
         /* Written by the helper. */
         uint32_t state;     /* enum pb_helper_state; atomic */
         uint32_t map_known; /* the map of zero pages is as full as it gets; atomic */
-        uint64_t padding0[3];
+        /* Written by the broker, once: nothing will be read any more, and the range is in guest memory. */
+        uint64_t finish_offset, finish_length; /* bytes, of the source; before `finish` */
+        uint32_t finish;                       /* atomic */
+        uint32_t finished;                     /* written by the helper: it has nothing left to do, and ends; atomic */
         /* Bits of slots, atomic. */
         uint64_t owned[PB_HELPER_WORDS];     /* the broker sets and clears: a read that has not been reaped */
         uint64_t submitted[PB_HELPER_WORDS]; /* the broker sets, the helper takes */
@@ -59,6 +62,7 @@ struct pb_helper_memory {
 
 static_assert(offsetof(struct pb_helper_memory, identity) == 48, "contract");
 static_assert(offsetof(struct pb_helper_memory, state) == 1072, "contract");
+static_assert(offsetof(struct pb_helper_memory, finish_offset) == 1080, "contract");
 static_assert(offsetof(struct pb_helper_memory, owned) == 1104, "contract");
 static_assert(sizeof(struct pb_helper_memory) == 1104 + 4 * 64 + 512 * 16, "contract");
 
@@ -81,7 +85,7 @@ static_assert(sizeof(struct pb_helper_opened) == 32 + PB_HELPER_TEXT_SIZE, "cont
 
 /* From the broker. One byte, or the whole struct. */
 enum pb_helper_word {
-        PB_HELPER_LOOK = 1,      /* there are bits in `submitted` or `forgotten`; `ready` has been set */
+        PB_HELPER_LOOK = 1,      /* there are bits in `submitted` or `forgotten`; `ready` or `finish` has been set */
         PB_HELPER_INSTALLED = 2, /* the pages of the range are in the broker's memory */
 };
 

@@ -53,6 +53,7 @@ void connection_fail(struct connection *connection, const char *why) {
         connection->nbd = NULL;
         free(PTR_TAKE(connection->samples));
         reads_requeue(connection);
+        releases_requeue(connection);
         allocation_lost(connection);
         connection->n_active = connection->n_samples = connection->n_releasing = 0;
         /* At once after one that has served, then ever later. */

@@ -8,7 +8,7 @@
  *   connection.c  a libnbd handle: connect, prove the identity, serve, die, wait, connect again
  *   identity.c    what makes an export the one that was opened
  *   allocation.c  base:allocation into the map of zero pages
- *   release.c     trims what the broker has installed
+ *   release.c     trims what the broker has installed; the end, when that is everything
  */
 #pragma once
 
@@ -78,7 +78,13 @@ struct range {
 };
 
 #define RELEASES_MAX 4096u
-#define RELEASES_AT_ONCE 16u
+#define RELEASES_AT_ONCE 16u /* of a connection */
+
+struct trim {
+        struct worker *worker;
+        struct connection *connection; /* NULL: free */
+        struct range range;
+};
 
 struct worker {
         const struct nbd_options *options;
@@ -102,6 +108,12 @@ struct worker {
 
         struct range releases[RELEASES_MAX]; /* a ring */
         unsigned release_head, n_releases;
+        struct trim trims[CONNECTIONS_MAX * RELEASES_AT_ONCE]; /* under way */
+        unsigned n_trims;
+
+        bool finishing;           /* the broker has everything */
+        struct range rest;        /* of that: not trimmed yet */
+        uint64_t finish_until_us; /* if the server says nothing */
 };
 
 /* worker.c. Returns the exit status of the process. */
@@ -127,6 +139,8 @@ void reads_start(struct worker *worker);
 void reads_requeue(struct connection *connection);
 void reads_expire(struct worker *worker, uint64_t now_us, uint64_t *next_us);
 void read_answer(struct read *read, int result);
+/* The server went away, or is going: another connection may do better. */
+bool is_lost(int error);
 
 /* identity.c. All return 0, a negative errno, or 1: the samples are not complete yet. */
 int identity_start(struct connection *connection);
@@ -139,3 +153,7 @@ void allocation_lost(const struct connection *connection);
 /* release.c */
 void release_add(struct worker *worker, uint64_t offset, uint64_t length);
 void release_step(struct worker *worker);
+/* What was under way on it is trimmed again. */
+void releases_requeue(struct connection *connection);
+/* Has the broker said that it has everything, and does the server know? Then the worker is to end. */
+void finish_step(struct worker *worker);

@@ -80,8 +80,7 @@ static int on_chunk(void *data, const void *buffer, size_t count, uint64_t offse
         return 0;
 }
 
-/* The server went away, or is going: another connection may do better. */
-static bool is_lost(int error) {
+bool is_lost(int error) {
         return error == ENOTCONN || error == ESHUTDOWN || error == ECONNRESET || error == EPIPE;
 }
 

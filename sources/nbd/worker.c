@@ -110,6 +110,7 @@ static void work(struct worker *worker) {
         allocation_step(worker);
         release_step(worker);
         set_state(worker);
+        finish_step(worker);
         if (worker->wake_needed) {
                 worker->wake_needed = false;
                 (void) !write(worker->wake, &(uint64_t) { 1 }, sizeof(uint64_t));
@@ -124,6 +125,8 @@ static int timeout_ms(struct worker *worker) {
                         next_us = min_u64(next_us, worker->connections[i].at_us);
         if (worker->memory)
                 reads_expire(worker, now_us, &next_us);
+        if (worker->finishing)
+                next_us = min_u64(next_us, worker->finish_until_us);
         if (next_us == USEC_INFINITY)
                 return -1;
         return next_us <= now_us ? 0 : (int) min_u64((next_us - now_us) / USEC_PER_MSEC + 1, 60000);

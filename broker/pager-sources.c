@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/* Sources that make their reads by themselves: they are reaped with the others, and end when their memory is complete. */
+#include <errno.h>
+#include <sys/epoll.h>
+
+#include "broker/memory.h"
+#include "broker/pager-internal.h"
+#include "broker/source.h"
+#include "common/log.h"
+
+int pager_add_source(struct pager *pager, struct source *source) {
+        int r;
+
+        for (unsigned i = 0; i < source->n_parts; i++) {
+                r = pager_add_source(pager, source->parts[i]);
+                if (r < 0)
+                        return r;
+        }
+        if (!source->ops->reads)
+                return 0;
+        r = reader_add_source(pager->reader, source);
+        /* Edge-triggered and never read, as a doorbell: it is shared with another process. */
+        return r < 0 ? r : pager_watch(pager, source->ops->reads->get_fd(source), EPOLLIN | EPOLLET, source);
+}
+
+static void source_begin_end(struct pager *pager, const struct memory *memory, struct source *source) {
+        int fd;
+
+        /* A late answer is still going to be written into one of its buffers. */
+        if (source->n_active + source->n_abandoned > 0)
+                return;
+        source->standing = SOURCE_FINISHES;
+        fd = source->ops->reads->finish(source, memory->source_offset, memory->size);
+        if (pager_watch(pager, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, &pager->source_ended) < 0)
+                log_warning("source %s: the end of its helper cannot be noticed", source->name);
+}
+
+static void source_look_for_end(struct source *source) {
+        int r = source->ops->reads->end(source);
+
+        if (r == -EAGAIN)
+                return;
+        source->standing = r < 0 ? SOURCE_IS_LOST : SOURCE_HAS_ENDED;
+        if (r < 0)
+                log_warning(
+                        "source %s: its helper ended before it was done: the server may keep what it could give back",
+                        source->name);
+}
+
+struct ends {
+        bool look; /* some may have ended */
+        unsigned n, n_left, n_lost;
+};
+
+static void source_step(struct pager *pager, const struct memory *memory, struct source *source, struct ends *ends) {
+        for (unsigned i = 0; i < source->n_parts; i++)
+                source_step(pager, memory, source->parts[i], ends);
+        if (!source->ops->reads || !source->ops->reads->finish)
+                return;
+        if (source->standing == SOURCE_READS)
+                source_begin_end(pager, memory, source);
+        else if (source->standing == SOURCE_FINISHES && ends->look) {
+                if (atomic_load_explicit(&memory->counter_is_through, memory_order_acquire))
+                        source_look_for_end(source);
+                else
+                        pager->source_ended =
+                                true; /* it still asks where there is data, and pokes us when it is through */
+        }
+        ends->n++;
+        ends->n_left += source->standing < SOURCE_HAS_ENDED;
+        ends->n_lost += source->standing == SOURCE_IS_LOST;
+}
+
+void pager_end_sources(struct pager *pager) {
+        bool look = pager->source_ended;
+
+        pager->source_ended = false;
+        for (unsigned i = 0; i < pager->n_memories; i++) {
+                struct memory *memory = pager->memories[i];
+                struct ends ends = { .look = look };
+
+                if (!memory->completed || memory->source_has_ended)
+                        continue;
+                source_step(pager, memory, memory->source, &ends);
+                if (ends.n_left > 0)
+                        continue;
+                memory->source_has_ended = true;
+                if (ends.n == 0 || ends.n_lost > 0)
+                        continue;
+                if (pager->events.source_done)
+                        pager->events.source_done(pager->events.data, memory);
+                log_info("memory %s: nothing is left to be read of %s; what read it has ended", memory->name,
+                         memory->source->name);
+        }
+}
