@@ -240,8 +240,7 @@ int broker_make(struct broker *broker) {
         r = restart_begin(broker);
         if (r < 0)
                 return r;
-        if (broker->resumed)
-                pager_options.fill = broker->ledger->data->fill;
+        broker_begin_fill(broker, &pager_options);
         broker->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         broker->spare_fd = broker->eventfd < 0 ? -1 : fcntl(broker->eventfd, F_DUPFD_CLOEXEC, 3);
         if (broker->spare_fd < 0)

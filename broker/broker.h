@@ -134,6 +134,11 @@ void broker_give_up(struct broker *broker, struct memory *memory, uint64_t page)
 /* --heal-interval */
 int broker_start_healing(struct broker *broker);
 
+/* steer.c. `rate`: bytes per second, 0 for no limit; `client`: who wants it, NULL: an admin, by the bus. */
+void broker_set_fill(struct broker *broker, bool on, uint64_t rate, const char *client);
+/* What was set when the broker before this one ended. Before there is a pager. */
+void broker_begin_fill(struct broker *broker, struct pager_options *pager);
+
 struct broker_counters {
         uint64_t pages_total, pages_data, pages_present, pages_fetched, pages_poisoned, pages_in_flight;
         uint64_t faults_linked, faults_peer, bytes_fetched;

@@ -202,9 +202,8 @@ static int call_set_fill(struct connection *connection, const union call *call) 
                 return answer(connection, call, -EACCES, 0, "only the vmm role may switch the fill");
         if (call->set_fill.on > 1)
                 return answer(connection, call, -EINVAL, 0, "on is 0 or 1");
-        if (connection->broker->ledger)
-                connection->broker->ledger->data->fill = call->set_fill.on;
-        pager_set_fill(connection->broker->pager, call->set_fill.on);
+        broker_set_fill(connection->broker, call->set_fill.on, pager_get_fill_rate(connection->broker->pager),
+                        connection->name);
         return answer(connection, call, 0, 0, "");
 }
 

@@ -81,6 +81,9 @@ struct ledger_data {
         struct ledger_plug plugs[PB_MEMORIES_MAX];
         struct ledger_peer peers[LEDGER_PEERS_MAX]; /* sparse */
         struct ledger_marks marks[LEDGER_PEERS_MAX]; /* of the peer in the same place; sparse */
+        uint64_t fill_rate;        /* its limit in bytes per second; 0: none */
+        uint64_t fill_rate_option; /* what this and `fill` are on the command line */
+        uint32_t fill_option, padding;
 };
 
 struct ledger {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* On which NUMA nodes guest memory lies. Shared memory has a policy of its own, kept with the file: it holds for whoever
- * installs or touches a page, and is set before the first one. */
+/* On which NUMA nodes guest memory lies. Shared memory has a policy of its own, kept with the file by ranges: it holds for
+ * whoever installs or touches a page, and is set before the first one. hugetlbfs keeps none: there it is our mapping's, by
+ * which we install. */
 #pragma once
 
 #include <stdbool.h>

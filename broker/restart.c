@@ -191,7 +191,6 @@ static int begin_anew(struct broker *broker) {
         }
         data = broker->ledger->data;
         data->epoch = broker->epoch;
-        data->fill = broker->options->pager.fill;
         data->n_memories = broker->n_memories;
         data->n_regions = broker->n_regions;
         for (unsigned i = 0; i < broker->n_memories; i++) {

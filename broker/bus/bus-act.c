@@ -75,21 +75,14 @@ int bus_prefetch_guest(sd_bus_message *message, void *data, sd_bus_error *error)
 
 int bus_set_fill(sd_bus_message *message, void *data, sd_bus_error *error) {
         const struct vm_view *view = data;
-        struct pager *pager = view->broker->pager;
         uint64_t rate;
         int on, r = sd_bus_message_read(message, "bt", &on, &rate);
 
         if (r < 0)
                 return r;
-        if (pager_is_complete(pager))
+        if (pager_is_complete(view->broker->pager))
                 return sd_bus_error_setf(error, BUS_ERROR_COMPLETE, "all pages are present; there is nothing to fill");
-        pager_set_fill_rate(pager, rate);
-        pager_set_fill(pager, on);
-        if (rate > 0)
-                log_info("background fill %s, at most %" PRIu64 " bytes/s (asked for on the bus)", on ? "on" : "off", rate);
-        else
-                log_info("background fill %s (asked for on the bus)", on ? "on" : "off");
-        bus_tick_soon(view->broker->bus);
+        broker_set_fill(view->broker, on, rate, NULL);
         return sd_bus_reply_method_return(message, "");
 }
 

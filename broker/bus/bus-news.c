@@ -129,6 +129,11 @@ void bus_completed(struct broker *broker) {
                 (void) sd_bus_emit_signal(bus->bus, BUS_VM, BUS_INTERFACE_VM, "Completed", "");
 }
 
+void bus_fill_changed(struct broker *broker) {
+        if (broker->bus)
+                bus_tick_soon(broker->bus);
+}
+
 /* ---- clients ---- */
 
 static void announce(struct bus *bus, struct connection *connection) {

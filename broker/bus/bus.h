@@ -27,6 +27,7 @@ void bus_client_arrived(struct connection *connection);
 void bus_client_changed(struct connection *connection); /* hung up, but still there */
 void bus_client_left(struct connection *connection);    /* about to be freed */
 void bus_completed(struct broker *broker);
+void bus_fill_changed(struct broker *broker); /* the pager carries it out soon */
 
 /* From any thread; `broker` is one. */
 void bus_post_poisoned(void *broker, const struct memory *memory, uint64_t slice, uint64_t mask, int error,
