@@ -61,14 +61,25 @@ bool broker_has_pidfds(void) {
         return known;
 }
 
-bool broker_may_log_client(void) {
-        static struct log_limit limit = { .interval_us = USEC_PER_SEC, .burst = 50 };
+static bool may_log(struct log_limit *limit, const char *whom) {
         uint32_t suppressed;
-        bool pass = log_limit_pass(&limit, &suppressed);
+        bool pass = log_limit_pass(limit, &suppressed);
 
         if (pass && suppressed)
-                log_warning("%u lines about clients were left out", suppressed);
+                log_warning("%u lines about %s were left out", suppressed, whom);
         return pass;
+}
+
+bool broker_may_log_client(void) {
+        static struct log_limit limit = { .interval_us = USEC_PER_SEC, .burst = 50 };
+
+        return may_log(&limit, "clients");
+}
+
+bool broker_may_log_stranger(void) {
+        static struct log_limit limit = { .interval_us = USEC_PER_SEC, .burst = 20 };
+
+        return may_log(&limit, "clients that were not let in");
 }
 
 /* ---- opening: privileges are still there ---- */
@@ -298,6 +309,18 @@ static int on_sweep(sd_event_source *source, void *data) {
         return 0;
 }
 
+static void log_complete(struct broker *broker) {
+        uint64_t took_us = clock_now_us() - broker->ready_us;
+        struct broker_counters counters;
+
+        broker_count(broker, &counters);
+        log_event(LOG_INFO, (.id = EVENT_COMPLETE),
+                  "all pages are present: %llu KiB, of which %llu KiB came from the sources, %llu.%03u s after this "
+                  "broker was ready; nothing is fetched any more",
+                  counters.pages_total * PB_PAGE_BYTES / 1024, counters.pages_fetched * PB_PAGE_BYTES / 1024,
+                  (unsigned long long) (took_us / USEC_PER_SEC), (unsigned) (took_us % USEC_PER_SEC / 1000));
+}
+
 static int on_news(sd_event_source *source, int fd, uint32_t events, void *data) {
         struct broker *broker = data;
         struct closed_session *closed, *next;
@@ -346,7 +369,7 @@ static int on_news(sd_event_source *source, int fd, uint32_t events, void *data)
                 hotplug_check(broker);
         }
         if (completed) {
-                log_event(LOG_INFO, (.id = EVENT_COMPLETE), "all pages are present; nothing is fetched any more");
+                log_complete(broker);
                 bus_completed(broker);
                 collapse_start(broker);
                 if (broker->counting && pthread_tryjoin_np(broker->counter, NULL) == 0)
@@ -439,6 +462,18 @@ static void wait_for_count(struct broker *broker) {
                 broker->counting = false;
 }
 
+static void log_ready(struct broker *broker) {
+        const char *path = broker->options->socket;
+        struct broker_counters counters;
+
+        broker_count(broker, &counters);
+        log_event(LOG_INFO, (.id = EVENT_READY),
+                  "ready%s%s; memories: %u, regions: %u; %" PRIu64 " of %" PRIu64
+                  " pages are present; background fill %s",
+                  path ? " at " : "", path ?: "", broker->n_memories, broker->n_regions, counters.pages_present,
+                  counters.pages_total, counters.fill ? "on" : "off");
+}
+
 int broker_run(struct broker *broker) {
         int r = broker_set_up(broker);
 
@@ -460,7 +495,8 @@ int broker_run(struct broker *broker) {
         r = watchdog_start(&broker->watchdog, broker->event, broker->pager, broker->notify);
         if (r < 0)
                 log_warning("the watchdog will not be fed: %s", strerror(-r));
-        log_event(LOG_INFO, (.id = EVENT_READY), "ready; memories: %u, regions: %u", broker->n_memories, broker->n_regions);
+        broker->ready_us = clock_now_us();
+        log_ready(broker);
         return sd_event_loop(broker->event);
 }
 

@@ -42,6 +42,7 @@ struct broker {
         uid_t uid;     /* before --user: whose clients are let in by default */
         uid_t own_uid; /* after */
         uint64_t epoch;
+        uint64_t ready_us; /* when clients were first let in; CLOCK_MONOTONIC */
         uint64_t last_session_id;
         uint32_t last_peer_id;
 
@@ -118,6 +119,8 @@ void broker_done(struct broker *broker);
 
 /* May a line that clients can cause be logged now? */
 bool broker_may_log_client(void);
+/* The same about those who were not let in: whoever may connect to the socket can cause that, and hides no client's line. */
+bool broker_may_log_stranger(void);
 
 /* Does this kernel attach a pidfd to messages (SO_PASSPIDFD, Linux 6.5)? */
 bool broker_has_pidfds(void);

@@ -84,8 +84,14 @@ static int attach(struct connection *connection, const union call *call, int *uf
         if (connection->pidfd < 0)
                 return answer(connection, call, -ESRCH, 0, "the process cannot be watched: its pid is not visible here");
         why = why_no_place(connection, options.privileged);
-        if (why)
+        if (why) {
+                if (broker_may_log_client())
+                        log_event(LOG_WARNING, (.client = connection->name),
+                                  "client %s (pid %d, uid %u): its userfaultfd is not served: %s; it has %u",
+                                  connection->name, (int) connection->credentials.pid, connection->credentials.uid, why,
+                                  connection->n_peers);
                 return answer(connection, call, -ENOSPC, 0, why);
+        }
         memcpy(name, connection->name, sizeof name);
         options.name = name;
         options.id = ++broker->last_peer_id;

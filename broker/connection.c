@@ -2,6 +2,7 @@
 #include "broker/connection.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -109,6 +110,18 @@ static int on_exit_of_process(sd_event_source *source, int fd, uint32_t events, 
         return 0;
 }
 
+static void log_gone(const struct connection *connection) {
+        struct connection_usage usage;
+        char held_back[96] = "";
+
+        connection_get_usage(connection, &usage);
+        if (usage.held_back > 0)
+                (void) snprintf(held_back, sizeof held_back,
+                                "; %" PRIu64 " of its requests were held back by its limits", usage.held_back);
+        log_event(LOG_INFO, (.id = EVENT_CLIENT_GONE, .client = connection->name), "client %s (pid %d) has hung up%s",
+                  connection->name, (int) connection->credentials.pid, held_back);
+}
+
 void connection_hang_up(struct connection *connection, int error, const char *reason) {
         if (connection->fd < 0)
                 return;
@@ -118,15 +131,15 @@ void connection_hang_up(struct connection *connection, int error, const char *re
                         .error = error,
                 };
 
-                if (broker_may_log_client())
+                if (connection->ready ? broker_may_log_client() : broker_may_log_stranger())
                         log_event(LOG_WARNING, (.id = EVENT_CLIENT_EXPELLED, .client = connection->name),
                                   "client %s (pid %d, uid %u): %s", connection->name,
                                   (int) connection->credentials.pid, connection->credentials.uid, reason);
                 (void) snprintf(refused.text, sizeof refused.text, "%s", reason);
                 (void) packet_send(connection->fd, &refused, sizeof refused, NULL, 0, MSG_DONTWAIT);
-        } else if (connection->ready && connection->role != PB_AS_OBSERVER && broker_may_log_client())
-                log_event(LOG_INFO, (.id = EVENT_CLIENT_GONE, .client = connection->name), "client %s (pid %d) has hung up",
-                          connection->name, (int) connection->credentials.pid);
+        } else if (connection->ready && connection->role != PB_AS_OBSERVER && !connection->broker->stopping &&
+                   broker_may_log_client())
+                log_gone(connection);
         connection->io = sd_event_source_disable_unref(connection->io);
         connection->timer = sd_event_source_disable_unref(connection->timer);
         /* Whoever waits sees the end now; what is left unread may hold descriptors whose last close() hangs. */

@@ -288,7 +288,8 @@ static int session_accept(struct session *session, const struct push *push) {
         if (session->backlog || !session_may_start(session, window)) {
                 request_list(&session->backlog, &sr->request);
                 session->n_backlog++;
-                session->n_held_back++;
+                if (session->n_held_back++ == 0)
+                        session_log_held_back(session);
         } else
                 session_start(sr, window);
         sr = NULL;
@@ -403,9 +404,15 @@ static void session_forget(struct session_request *sr) {
 }
 
 void session_close(struct session *session) {
+        const struct request *waiting[PB_RING_SLOTS];
         struct session_request *sr, *next;
+        unsigned n_waiting = 0;
 
         session->closed = true;
+        for (unsigned slot = 0; slot < PB_RING_SLOTS; slot++)
+                if (session->slots[slot] && session->slots[slot]->op == PB_SLOT_ENSURE)
+                        waiting[n_waiting++] = &session->slots[slot]->request;
+        session_log_left(session, waiting, n_waiting);
         for (unsigned slot = 0; slot < PB_RING_SLOTS; slot++)
                 if (session->slots[slot])
                         session_forget(session->slots[slot]);

@@ -82,6 +82,10 @@ struct session *session_free(struct session *session);
 /* From any thread, as long as it lives. */
 void session_get_usage(const struct session *session, struct session_usage *ret);
 
+/* session-log.c. Of a session that is being closed: requests that have no outcome yet. */
+void session_log_held_back(const struct session *session);
+void session_log_left(const struct session *session, const struct request *const requests[], unsigned n_requests);
+
 bool session_is_pending(const struct session *session);
 
 /* Takes what has been pushed. Returns true if there was something. Sets `violation` when the client broke a rule. */

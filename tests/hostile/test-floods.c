@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -46,6 +47,23 @@ TEST(floods, connections_that_never_say_hello_are_hung_up_on) {
                 (void) close(silent[i].fd);
         }
         scene_assert_logged(&scene, "did not say HELLO");
+        scene_close(&scene);
+}
+
+/* Whoever may reach the socket can be refused as often as he likes. */
+TEST(floods, refusals_hide_no_line_about_a_client_from_the_log) {
+        struct scene scene;
+        char line[128];
+        struct raw raw;
+
+        SCENE_OPEN(&scene);
+        for (unsigned i = 0; i < 200; i++)
+                cr_assert(raw_open(&raw, scene.broker.address, PB_AS_DEVICE_RO) < 0);
+        cr_assert(raw_open(&raw, scene.broker.address, PB_AS_DEVICE) == 0);
+        (void) snprintf(line, sizeof line, "client hostile (pid %d, uid %u) connected as device\n", (int) getpid(),
+                        (unsigned) getuid());
+        scene_assert_logged(&scene, line);
+        raw_close(&raw);
         scene_close(&scene);
 }
 

@@ -73,6 +73,10 @@ static void kill_at(struct scene *scene, struct test_gate *gate, struct raw *oth
         cr_assert(EVENTUALLY(raw_is_taken(other, (uint32_t) victim->point)));
         (void) kill(pid, SIGKILL);
         cr_assert_eq(test_child_wait(pid), 128 + SIGKILL);
+        if (victim->point == TAKEN)
+                cr_assert(test_broker_will_log(&scene->broker,
+                                               "client hostile was in the middle of a request when its connection "
+                                               "ended: page 389 of memory slow was still absent\n"));
         /* Its session is gone before the bytes come. */
         scene_assert_served(scene);
         cr_assert(raw_is_taken(other, (uint32_t) victim->point));

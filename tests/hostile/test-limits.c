@@ -72,6 +72,10 @@ TEST(limits, requests_over_the_limit_wait_for_the_same_clients_others) {
         cr_assert(EVENTUALLY(raw_is_taken(&greedy, 9)));
         assert_other_is_begun(&slow, &other, 20 * SLICE);
         cr_assert_eq(count_reads(&slow, 0, 10 * SLICE), 2);
+        /* Said once, when it is first held back; and at its end how often it was. */
+        cr_assert(test_broker_will_log(&slow.scene.broker,
+                                       "client hostile has 2 requests and 0 MiB under way, as much as it may "
+                                       "(--client-requests=2, --client-bytes=256M): others of its own wait\n"));
         test_gate_open(&slow.gate);
         for (uint32_t slot = 0; slot < 10; slot++) {
                 cr_assert_eq(raw_wait_outcome(&greedy, slot), 0);
@@ -79,6 +83,7 @@ TEST(limits, requests_over_the_limit_wait_for_the_same_clients_others) {
         }
         cr_assert_eq(raw_wait_outcome(&other, 0), 0);
         raw_close(&greedy);
+        cr_assert(test_broker_will_log(&slow.scene.broker, "; 8 of its requests were held back by its limits\n"));
         raw_close(&other);
         slow_close(&slow);
 }
@@ -140,6 +145,8 @@ TEST(limits, userfaultfds_over_the_limit_of_one_client_are_refused_and_anothers_
                 cr_assert_eq(raw_attach(&greedy, uffds[i], NULL), i < 3 ? 0 : -ENOSPC);
         }
         cr_assert(strstr(greedy.text, "from one client"), "%s", greedy.text);
+        cr_assert(test_broker_will_log(
+                &scene.broker, "its userfaultfd is not served: too many userfaultfds from one client; it has 3\n"));
         cr_assert_eq(raw_attach(&other, uffds[3], NULL), 0);
         scene_assert_served(&scene);
         for (uint32_t peer = 1; peer <= 4; peer++) {
