@@ -19,7 +19,6 @@ static const struct {
 };
 
 /* The library prints through this, in its own words; ours name the option. */
-void numa_warn(int number, char *format, ...);
 void numa_warn(int number, char *format, ...) {
 }
 

@@ -393,7 +393,7 @@ static int helper_map(struct source_helper *helper, const struct pb_helper_opene
 
 static int helper_open(struct source_helper *helper, const char *kind, const char *what,
                        const struct source_context *context, char **ret_error) {
-        struct pb_helper_opened opened;
+        struct pb_helper_opened opened = {};
         int pair[2], r;
 
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)

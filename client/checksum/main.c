@@ -121,8 +121,10 @@ static int read_output(const char *path, struct pb_sums_header *header, struct p
         const char *wrong = NULL;
 
         if (!file) {
-                complain("%s: %s", path, strerror(errno));
-                return -errno;
+                int r = -errno;
+
+                complain("%s: %s", path, strerror(-r));
+                return r;
         }
         if (fread(header, sizeof *header, 1, file) != 1 || header->magic != PB_SUMS_MAGIC)
                 wrong = "not a file of checksums";
@@ -153,8 +155,8 @@ static int read_output(const char *path, struct pb_sums_header *header, struct p
 static int check(const struct options *options) {
         _cleanup_free_ struct pb_sums_digest *table = NULL;
         struct comparison comparison = {};
-        struct pb_sums_header header;
-        struct image image;
+        struct pb_sums_header header = {};
+        struct image image = {};
         int r = read_output(options->output, &header, &table);
 
         if (r == 0)

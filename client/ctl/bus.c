@@ -202,7 +202,7 @@ int broker_pick(const struct ctl *ctl, const struct brokers *brokers, const stru
 }
 
 int broker_find(const struct ctl *ctl, struct brokers *ret_brokers, const struct broker **ret) {
-        struct brokers brokers;
+        struct brokers brokers = {};
         int status = brokers_find(ctl, &brokers);
 
         if (status != STATUS_OK)

@@ -2,6 +2,7 @@
 /* The map in a terminal: one character a bin, so that it can be copied into a bug report; colours only help. */
 #include "client/ctl/map-terminal.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -40,6 +41,7 @@ uint64_t map_terminal_bins(void) {
 }
 
 static void print_kind(enum map_kind kind, enum map_kind before, bool is_colored) {
+        assert(kind < MAP_KINDS);
         if (is_colored && kind != before)
                 (void) printf("\033[0;%sm", colors[kind]);
         (void) putchar(letters[kind]);

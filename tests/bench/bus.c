@@ -172,14 +172,21 @@ static int compare(const void *a, const void *b) {
         return left < right ? -1 : left > right;
 }
 
+/* Of sorted nanoseconds, in microseconds. */
+static double percentile(const uint64_t *values, size_t n, unsigned percent) {
+        size_t index = n * percent / 100;
+
+        return (double) values[index] / 1000;
+}
+
 static void print_figures(const char *name, uint64_t *values, size_t n) {
         double sum = 0;
 
         qsort(values, n, sizeof *values, compare);
         for (size_t i = 0; i < n; i++)
                 sum += (double) values[i];
-        printf("%-6s  %6zu  %8.1f  %8.1f  %8.1f  %8.1f  %9.1f\n", name, n, (double) values[n / 2] / 1000, sum / (double) n / 1000,
-               (double) values[n * 9 / 10] / 1000, (double) values[n * 99 / 100] / 1000, (double) values[n - 1] / 1000);
+        printf("%-6s  %6zu  %8.1f  %8.1f  %8.1f  %8.1f  %9.1f\n", name, n, percentile(values, n, 50), sum / (double) n / 1000,
+               percentile(values, n, 90), percentile(values, n, 99), (double) values[n - 1] / 1000);
 }
 
 static void turn(pb_client *client, uint64_t *next_page, uint64_t *times) {

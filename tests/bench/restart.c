@@ -34,6 +34,13 @@ static int compare(const void *a, const void *b) {
         return *left < *right ? -1 : *left > *right;
 }
 
+/* Of sorted microseconds, in milliseconds. */
+static double percentile(const uint64_t *us, unsigned n, unsigned percent) {
+        unsigned index = n * percent / 100;
+
+        return (double) us[index] / 1000;
+}
+
 static void report(const char *kind, uint64_t *us, unsigned n) {
         const char *path = getenv("BENCH_RAW");
         FILE *file = path ? fopen(path, "ae") : NULL;
@@ -43,8 +50,8 @@ static void report(const char *kind, uint64_t *us, unsigned n) {
         if (file)
                 (void) fclose(file);
         qsort(us, n, sizeof us[0], compare);
-        printf("%-12s %4u kills: median %5.1f ms, p90 %5.1f, p99 %5.1f, max %5.1f\n", kind, n, (double) us[n / 2] / 1000,
-               (double) us[n * 9 / 10] / 1000, (double) us[n * 99 / 100] / 1000, (double) us[n - 1] / 1000);
+        printf("%-12s %4u kills: median %5.1f ms, p90 %5.1f, p99 %5.1f, max %5.1f\n", kind, n,
+               percentile(us, n, 50), percentile(us, n, 90), percentile(us, n, 99), (double) us[n - 1] / 1000);
 }
 
 static void start(struct test_broker *broker, pb_client **ret) {

@@ -24,7 +24,7 @@ static int load(const volatile char *addr) {
 
         cr_assert_eq(sigaction(SIGBUS, &action, &saved), 0);
         if (sigsetjmp(after_sigbus, 1) == 0)
-                value = *addr;
+                value = (unsigned char) *addr;
         cr_assert_eq(sigaction(SIGBUS, &saved, NULL), 0);
         return value;
 }

@@ -67,7 +67,7 @@ static void append_vm(sd_bus_message *m, const struct fake *fake) {
         (void) append(m, "FillSpeed", "t", (uint64_t) 524288);
         (void) append(m, "FillEndsAt", "t", REALTIME_US + 119 * (uint64_t) 1000000);
         (void) append(m, "FaultsLinked", "t", (uint64_t) 11);
-        (void) append(m, "FaultsPeer", "t", (uint64_t) (22 + fake->n_calls * 100));
+        (void) append(m, "FaultsPeer", "t", 22 + (uint64_t) fake->n_calls * 100);
         (void) append(m, "Latency", "a(sttttt)", 2, "vcpu", (uint64_t) 4, (uint64_t) 20000, (uint64_t) 3000000,
                       (uint64_t) 2500000, (uint64_t) 2560000, "device", (uint64_t) 0, (uint64_t) 0, (uint64_t) 0,
                       (uint64_t) 0, (uint64_t) 0);
@@ -124,7 +124,7 @@ static void append_vmm(sd_bus_message *m, const struct fake *fake) {
         (void) append(m, "UserID", "u", 0u);
         (void) append(m, "Connected", "b", 1);
         (void) append(m, "Peers", "u", 1u);
-        (void) append(m, "FaultsVCPU", "t", (uint64_t) (22 + fake->n_calls * 100));
+        (void) append(m, "FaultsVCPU", "t", 22 + (uint64_t) fake->n_calls * 100);
         (void) append(m, "FaultsDevice", "t", (uint64_t) 0);
         (void) append(m, "Prefetches", "t", (uint64_t) 0);
         (void) append(m, "Waiting", "u", 2u);

@@ -256,7 +256,7 @@ TEST(broker, heal_and_prefetch_bring_pages) {
         test_gate_open(&scene.gate);
         CTL_ENDS(0, scene.bus.option, "heal");
         cr_assert_str_eq(ctl_out, "1 page no longer poisoned: they will be asked for again\n");
-        (void) snprintf(gpa, sizeof gpa, "%llu", (unsigned long long) (page * TEST_PAGE));
+        (void) snprintf(gpa, sizeof gpa, "%llu", (unsigned long long) page * TEST_PAGE);
         CTL_ENDS(0, scene.bus.option, "prefetch", gpa, "4096");
         cr_assert(EVENTUALLY(pb_is_present(scene.client, page * TEST_PAGE, TEST_PAGE)));
         test_ensure_and_check(scene.client, &scene.image, page * TEST_PAGE, TEST_PAGE);
@@ -377,7 +377,7 @@ TEST(broker, metrics_are_the_same_numbers) {
         SAYS("pagebroker_source_reads_failed_total{vm=\"test\",memory=\"ram0\"} 1\n");
         (void) snprintf(expected, sizeof expected,
                         "pagebroker_source_fetched_bytes_total{vm=\"test\",memory=\"ram0\"} %llu\n",
-                        (unsigned long long) (count_data(&scene, 100) * TEST_PAGE));
+                        (unsigned long long) count_data(&scene, 100) * TEST_PAGE);
         SAYS(expected);
         SAYS("pagebroker_wait_seconds_count{vm=\"test\",class=\"device\"} 2\n");
         SAYS("pagebroker_wait_seconds_bucket{vm=\"test\",class=\"device\",le=\"+Inf\"} 2\n");

@@ -13,7 +13,7 @@
 #include "tests/lib/nbd.h"
 
 #define N_PAGES 2048u
-#define PLUGIN TEST_BUILD_ROOT "/client/nbdkit/nbdkit-pagebroker-plugin.so"
+static const char plugin[] = TEST_BUILD_ROOT "/client/nbdkit/nbdkit-pagebroker-plugin.so";
 #define NEVER_FETCHED 1500u /* a page that is absent at the source when it stops */
 
 static struct test_image image;
@@ -49,15 +49,15 @@ static void check(pb_client *client, uint64_t first, uint64_t n) {
 
 static void run_exporter(struct scene *s, bool release) {
         if (release)
-                TEST_NBDKIT(&s->nbd, PLUGIN, s->socket, s->state, s->commit);
+                TEST_NBDKIT(&s->nbd, plugin, s->socket, s->state, s->commit);
         else
-                TEST_NBDKIT(&s->nbd, PLUGIN, s->socket);
+                TEST_NBDKIT(&s->nbd, plugin, s->socket);
 }
 
 /* The source has run for a while, lazily: some of it is still absent. It stops, and is exported. */
 static void start_source(struct scene *s, bool release) {
         require_program("nbdkit");
-        if (access(PLUGIN, F_OK) < 0)
+        if (access(plugin, F_OK) < 0)
                 cr_skip_test("the plugin is not built: nbdkit-plugin-dev");
         test_image_make(&image, &(struct test_image_spec) { .seed = 401, .n_pages = N_PAGES, .data_ppm = 600000 });
         TEST_BROKER_START(&s->source, TEST_MEMORY("ram0", &image), "--fill=off");
@@ -266,7 +266,7 @@ TEST(postcopy, state_of_another_memory_is_refused) {
         test_nbd_kill(&s.nbd);
         TEST_BROKER_START(&other, TEST_MEMORY("ram0", &image), "--fill=off");
         (void) snprintf(socket, sizeof socket, "socket=%s", other.address);
-        status = test_child_wait(test_start_program((const char *const[]) { "nbdkit", "-f", "-U", s.nbd.socket, PLUGIN, socket, s.state,
+        status = test_child_wait(test_start_program((const char *const[]) { "nbdkit", "-f", "-U", s.nbd.socket, plugin, socket, s.state,
                                                                             s.commit, NULL }));
         cr_assert_eq(status, 1);
         test_broker_stop(&other);
