@@ -230,6 +230,7 @@ struct push {
         uint8_t op;
         uint8_t flags;
         uint16_t n_ranges;
+        bool is_padded; /* with zeros, as it must be */
         const struct pb_slot *shared;
 };
 
@@ -240,7 +241,7 @@ static int session_accept(struct session *session, const struct push *push) {
         unsigned window;
 
         if (push->op < PB_SLOT_ENSURE || push->op > PB_SLOT_DISCARD || push->flags & ~PB_SLOT_ASYNC ||
-            push->n_ranges == 0 || push->n_ranges > PB_SLOT_RANGES || push->sequence == 0)
+            push->n_ranges == 0 || push->n_ranges > PB_SLOT_RANGES || !push->is_padded || push->sequence == 0)
                 return -EINVAL;
         if (push->op == PB_SLOT_DISCARD && session->role != PB_AS_VMM)
                 return -EACCES;
@@ -317,6 +318,7 @@ static void session_take_slot(struct session *session, uint32_t slot) {
         push.op = head.op;
         push.flags = head.flags;
         push.n_ranges = head.n_ranges;
+        push.is_padded = order_slot_load64(&shared->padding) == 0;
         order_outcome_store(&session->state->outcome[slot], outcome_make(push.sequence, PB_OUTCOME_TAKEN));
         KILL_POINT("taken");
         r = session_accept(session, &push);

@@ -200,6 +200,7 @@ void raw_write_slot(struct raw *raw, uint32_t slot, const struct raw_push *push)
         head.n_ranges = (uint16_t) push->n_ranges;
         order_slot_store32(&shared->sequence, ++raw->sequence);
         order_slot_store32(&shared->head, head.head);
+        order_slot_store64(&shared->padding, push->padding);
         for (unsigned i = 0; i < PB_SLOT_RANGES; i++) {
                 order_slot_store64(&shared->ranges[i].first_page, push->ranges[i].first_page);
                 order_slot_store64(&shared->ranges[i].n_pages, push->ranges[i].n_pages);

@@ -45,6 +45,7 @@ void raw_close(struct raw *raw);
 
 struct raw_push {
         uint32_t op, flags, n_ranges;
+        uint64_t padding;
         struct pb_slot_range ranges[PB_SLOT_RANGES];
 };
 

@@ -34,6 +34,8 @@ TEST(slots, fields_out_of_range_are_refused_one_by_one) {
                 { { .op = PB_SLOT_ENSURE, .n_ranges = 0, .ranges = { { 0, 1, 0, 1 } } }, -EINVAL },
                 { { .op = PB_SLOT_ENSURE, .n_ranges = PB_SLOT_RANGES + 1, .ranges = { { 0, 1, 0, 1 } } }, -EINVAL },
                 { { .op = PB_SLOT_ENSURE, .n_ranges = 65535, .ranges = { { 0, 1, 0, 1 } } }, -EINVAL },
+                { { .op = PB_SLOT_ENSURE, .n_ranges = 1, .padding = 1, .ranges = { { 0, 1, 0, 1 } } }, -EINVAL },
+                { { .op = PB_SLOT_ENSURE, .n_ranges = 1, .padding = 1ull << 63, .ranges = { { 0, 1, 0, 1 } } }, -EINVAL },
                 { { .op = PB_SLOT_ENSURE, .n_ranges = 1, .ranges = { { 0, 0, 0, 1 } } }, -EINVAL },
                 { { .op = PB_SLOT_ENSURE, .n_ranges = 1, .ranges = { { 0, 1, 0, 0 } } }, -EINVAL },
                 { { .op = PB_SLOT_ENSURE, .n_ranges = 1, .ranges = { { 0, 1, 0, 4 } } }, -EINVAL },
