@@ -223,6 +223,23 @@ static void replace_middle(void) {
                 wrong("what is left is not the image");
 }
 
+/* Past libc, or past every mapping: nothing of ours sees it. */
+static void look_past_the_library(void) {
+        char page[PAGE];
+        char *p = (char *) syscall(SYS_mmap, NULL, PAGE, PROT_READ, MAP_SHARED, target.fd, 0);
+
+        if (p == MAP_FAILED)
+                broken("mmap");
+        if (pread(target.fd, page, PAGE, 0) != PAGE)
+                broken("pread");
+        if (memory_is_right(page, 0, PAGE) || memory_is_right(p, 0, PAGE))
+                wrong("it is the image's after all: say so in the documents");
+        for (size_t i = 0; i < PAGE; i++)
+                if (page[i] != 0 || p[i] != 0)
+                        wrong("neither the image's nor zeros");
+        munmap(p, PAGE);
+}
+
 /* As a VMM does that reserves addresses first, and with an offset. */
 static void map_fixed_upper_half(void) {
         size_t half = target.size / 2;
@@ -378,6 +395,8 @@ static void act(const char *action) {
                 map_a_page_again();
         else if (IS("map-at-many-addresses"))
                 map_at_many_addresses();
+        else if (IS("look-past-the-library"))
+                look_past_the_library();
         else if (IS("remap"))
                 remap();
         else if (IS("close-everything"))

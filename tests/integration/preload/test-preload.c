@@ -73,6 +73,19 @@ TEST(preload, system_calls_wait_for_absent_pages) {
         setup_stop(&setup);
 }
 
+/* What docs/ACCESS.md calls not covered: reads by descriptor, and mappings that libc knows nothing of. They do no harm. */
+TEST(preload, what_goes_past_the_library_is_zeros_and_changes_nothing) {
+        struct setup setup;
+
+        require_uffd();
+        test_image_make(&setup.image, &(struct test_image_spec) { .n_pages = N_PAGES, .seed = 7 });
+        TEST_BROKER_START(&setup.broker, TEST_MEMORY("ram0", &setup.image), "--fill=off");
+        TARGET_SUCCEEDS(&setup.broker, &setup.image, "open", "look-past-the-library");
+        cr_assert_eq(target_stats(&setup.broker).pages_present, 0);
+        TARGET_SUCCEEDS(&setup.broker, &setup.image, "map", "check");
+        setup_stop(&setup);
+}
+
 TEST(preload, two_mappings_and_a_fixed_one_with_an_offset_are_lazy) {
         struct setup setup;
 

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* pagebroker-run's own words: what it refuses, before the program starts. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "client/run/arguments.h"
 #include "client/run/program.h"
@@ -24,6 +27,38 @@ TEST(run, refuses_a_static_program) {
         if (!program_why_not("/bin/busybox"))
                 cr_skip_test("busybox is dynamically linked here");
         assert_refused(RUN("--socket=/nonexistent", "--", "/bin/busybox", "true"), 126, "is statically linked");
+}
+
+/* A program of `size` bytes at PATH, beginning with `head`. */
+static void make_program(char path[static 64], const void *head, size_t head_size, uid_t owner, mode_t mode) {
+        char zeros[4096] = "";
+        int fd;
+
+        (void) snprintf(path, 64, "/tmp/pagebroker-test-program-XXXXXX");
+        fd = mkstemp(path);
+        cr_assert(fd >= 0);
+        cr_assert_eq(write(fd, head, head_size), (ssize_t) head_size);
+        cr_assert_eq(write(fd, zeros, sizeof zeros), (ssize_t) sizeof zeros);
+        cr_assert(fchown(fd, owner, (gid_t) -1) == 0 && fchmod(fd, mode) == 0);
+        (void) close(fd);
+}
+
+TEST(run, refuses_a_program_of_another_users_rights) {
+        char path[64];
+
+        require_other_uid();
+        make_program(path, "", 0, TEST_OTHER_UID, 04755);
+        assert_refused(RUN("--socket=/nonexistent", "--", path), 126, "is set-user-ID");
+        (void) unlink(path);
+}
+
+TEST(run, refuses_a_32_bit_program) {
+        const unsigned char head[] = { 0x7f, 'E', 'L', 'F', 1 /* ELFCLASS32 */, 1, 1 };
+        char path[64];
+
+        make_program(path, head, sizeof head, (uid_t) -1, 0755);
+        assert_refused(RUN("--socket=/nonexistent", "--", path), 126, "is a 32-bit program");
+        (void) unlink(path);
 }
 
 TEST(run, refuses_a_program_that_is_not_there) {
