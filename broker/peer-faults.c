@@ -14,6 +14,7 @@
 #include "broker/peer-internal.h"
 #include "common/alloc.h"
 #include "common/clock.h"
+#include "common/fence.h"
 #include "common/log.h"
 #include "common/macro.h"
 
@@ -48,7 +49,7 @@ void fault_unnote(struct peer_fault *fault, bool answered) {
         if (!fault->note)
                 return;
         atomic_store_explicit(&fault->note->since_ns, 0, memory_order_relaxed);
-        atomic_thread_fence(memory_order_release); /* before the next fault's words: tally_clear_slot() */
+        fence_release(); /* before the next fault's words: tally_clear_slot() */
         fault->note = NULL;
 }
 

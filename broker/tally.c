@@ -8,6 +8,7 @@
 
 #include "broker/memory.h"
 #include "common/clock.h"
+#include "common/fence.h"
 #include "common/macro.h"
 
 #define SLOTS_SIZE (PB_RING_SLOTS * sizeof(struct wait_note))
@@ -139,7 +140,7 @@ void tally_clear_slot(struct tally *tally, unsigned slot) {
         atomic_store_explicit(&tally->slots[slot].since_ns, 0, memory_order_relaxed);
         /* Before the words of the next request in this slot, which a reader of this one may see: he looks at since_ns
          * again afterwards, and finds it changed. */
-        atomic_thread_fence(memory_order_release);
+        fence_release();
 }
 
 unsigned tally_read_slot(const struct wait_note *note, struct waited ret[PB_SLOT_RANGES]) {
@@ -155,7 +156,7 @@ unsigned tally_read_slot(const struct wait_note *note, struct waited ret[PB_SLOT
                         break;
                 ret[n] = unpack(since_ns, word);
         }
-        atomic_thread_fence(memory_order_acquire);
+        fence_acquire();
         return atomic_load_explicit(&note->since_ns, memory_order_relaxed) == since_ns ? n : 0;
 }
 
@@ -164,7 +165,7 @@ bool tally_read_fault(const struct fault_note *note, struct waited *ret, int *re
         uint64_t word = atomic_load_explicit(&note->range, memory_order_relaxed);
         int error = atomic_load_explicit(&note->error, memory_order_relaxed);
 
-        atomic_thread_fence(memory_order_acquire);
+        fence_acquire();
         if (since_ns == 0 || word == 0 || atomic_load_explicit(&note->since_ns, memory_order_relaxed) != since_ns)
                 return false;
         *ret = unpack(since_ns, word);

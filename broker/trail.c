@@ -3,6 +3,8 @@
 
 #include <stddef.h>
 
+#include "common/fence.h"
+
 /* A memory has at most 2^34 pages, 2^28 slices. */
 #define MEMORY_SHIFT 32u
 
@@ -32,7 +34,7 @@ static struct trail_place *claim(struct trail *trail, unsigned memory, uint64_t 
         if (get(&place->reading) != 0)
                 return NULL;
         set(&place->key, 0);
-        atomic_thread_fence(memory_order_release);
+        fence_release();
         set(&place->failed, 0);
         set(&place->at_us, 0);
         atomic_store_explicit(&place->tries, 0, memory_order_relaxed);
@@ -78,7 +80,7 @@ static bool place_read(const struct trail_place *place, uint64_t *ret_key, struc
                 .error = atomic_load_explicit(&place->error, memory_order_relaxed),
         };
 
-        atomic_thread_fence(memory_order_acquire);
+        fence_acquire();
         if (key == 0 || get(&place->key) != key)
                 return false;
         *ret_key = key;

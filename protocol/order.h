@@ -13,21 +13,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A full fence that ThreadSanitizer understands as far as it can: it does not model fences, and store-load order is
- * the models' part anyway. */
+#include "common/fence.h"
+
+/* Store-load order. Nothing that ThreadSanitizer could find: the models' part. */
 static inline void order_full_fence(void) {
-#if defined(__SANITIZE_THREAD__)
-#define ORDER_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define ORDER_TSAN 1
-#endif
-#endif
-#ifndef ORDER_TSAN
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-#else
-        __asm__ __volatile__("" ::: "memory");
-#endif
+        fence_full();
 }
 
 /* ---- presence map: written by the broker only ---- */

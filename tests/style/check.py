@@ -88,6 +88,16 @@ def check_file_size(root):
             yield f"{name}: {n} lines; at most {LINES_MAX}"
 
 
+def check_fences(root):
+    # gcc refuses them under ThreadSanitizer, so one elsewhere is the end of `make tsan`, which runs seldom.
+    for name, path in files(root, is_c):
+        if name == "common/fence.h" or name.split("/")[0] not in ("broker", "client", "common", "protocol", "sources"):
+            continue
+        for number, line in enumerate(lines(path), 1):
+            if re.search(r"\batomic_thread_fence\(|__atomic_thread_fence\(|__sync_synchronize\(", line):
+                yield f"{name}:{number}: a fence of its own: see common/fence.h"
+
+
 def check_nothing_postponed(root):
     # In two parts, so that this file passes.
     words = re.compile(r"\b(" + "TO" + "DO|FIX" + "ME|XX" + r"X)\b")
