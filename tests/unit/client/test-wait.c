@@ -4,7 +4,10 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "client/slot.h"
 #include "common/clock.h"
@@ -306,6 +309,56 @@ TEST(slots, sequences_skip_zero) {
         cr_assert_eq(request.sequence, 1);
         fake_satisfy(fake, &request);
         cr_assert_eq(caller_join(&caller), 0);
+        stop();
+}
+
+/* ---- what is looked at first ---- */
+
+/*
+ * The first look at the words that a waiter sleeps on, after it has found its request undecided: made to fault. An outcome
+ * that comes just then has changed the event word, so that the event word must have been loaded before: loaded now, it
+ * would be the new value, which nobody is going to change (model: wake.pml EV_AFTER).
+ */
+static volatile sig_atomic_t traps_left;
+static const void *volatile looked_at;
+
+static void protect_words(int protection) {
+        if (mprotect((void *) client->state, PAGE, protection & ~PROT_WRITE) < 0 ||
+            mprotect(client->ring, PAGE, protection) < 0)
+                _exit(3);
+}
+
+static void on_trap(int signal, siginfo_t *info, void *context) {
+        if (traps_left == 2) { /* the outcome words' page: let it read, and see what is next */
+                traps_left = 1;
+                if (mprotect((void *) client->state->outcome, PAGE, PROT_READ) < 0)
+                        _exit(3);
+                protect_words(PROT_NONE);
+                return;
+        }
+        traps_left = 0;
+        looked_at = info->si_addr;
+        protect_words(PROT_READ | PROT_WRITE);
+}
+
+TEST(wait, loads_the_event_word_before_the_outcome) {
+        struct sigaction action = { .sa_sigaction = on_trap, .sa_flags = SA_SIGINFO };
+        struct fake_request request;
+        struct caller caller;
+
+        start(OPTIONS(.role = PB_ROLE_DEVICE, .slice_us = 1000, .spin_us = -1));
+        caller_start(&caller, client, 1, RANGE(7));
+        fake_expect(fake, &request);
+        cr_assert_eq(sigaction(SIGSEGV, &action, NULL), 0);
+        traps_left = 2;
+        cr_assert_eq(mprotect((void *) client->state->outcome, PAGE, PROT_NONE), 0);
+        /* The end of a slice has it look again. */
+        cr_assert(EVENTUALLY(traps_left == 0));
+        cr_assert_neq((uintptr_t) looked_at, (uintptr_t) &client->state->event,
+                      "the event word was loaded after the outcome had been tested");
+        fake_satisfy(fake, &request);
+        cr_assert_eq(caller_join(&caller), 0);
+        (void) signal(SIGSEGV, SIG_DFL);
         stop();
 }
 
