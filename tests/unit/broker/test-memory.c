@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -39,6 +40,36 @@ TEST(memory, objects_have_their_seals) {
                      0);
         cr_assert_eq(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memory->map_fd, 0), MAP_FAILED);
         cr_assert_eq(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memory->fd_readonly, 0), MAP_FAILED);
+        (void) memory_free(memory);
+}
+
+/* The flags of the mapping at `addr`, as /proc/self/smaps has them. */
+static void get_vm_flags(const void *addr, char ret[static 256]) {
+        FILE *smaps = fopen("/proc/self/smaps", "re");
+        bool here = false;
+        char line[512];
+
+        cr_assert_not_null(smaps);
+        ret[0] = 0;
+        while (!ret[0] && fgets(line, sizeof line, smaps)) {
+                void *from, *to;
+
+                if (sscanf(line, "%p-%p ", &from, &to) == 2)
+                        here = from == addr;
+                else if (here && strncmp(line, "VmFlags:", 8) == 0)
+                        (void) snprintf(ret, 256, "%.255s", line);
+        }
+        (void) fclose(smaps);
+}
+
+TEST(memory, is_in_no_core_dump_and_in_no_child) {
+        struct memory *memory = new_memory(100 * 4096, 4096);
+        char flags[256];
+
+        get_vm_flags(memory->base, flags);
+        cr_assert(strstr(flags, " dd") && strstr(flags, " dc"), "guest memory: %s", flags);
+        get_vm_flags(memory->map, flags);
+        cr_assert(strstr(flags, " dc"), "its map: %s", flags);
         (void) memory_free(memory);
 }
 
