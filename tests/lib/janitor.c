@@ -82,6 +82,13 @@ static int pool_take(struct pool *pool, uint64_t size) {
         return 0;
 }
 
+/* What a new mapping can have: free pages may be promised to an older one that has not touched them yet. */
+static int64_t pool_available(uint64_t size) {
+        int64_t free_pages = pool_read(size, "free_hugepages"), promised = pool_read(size, "resv_hugepages");
+
+        return free_pages < 0 || promised < 0 ? free_pages : free_pages - promised;
+}
+
 static int64_t pool_reserve(struct pool pools[], uint64_t size, uint64_t n) {
         int64_t free_pages, total;
         struct pool *pool = pools;
@@ -96,7 +103,7 @@ static int64_t pool_reserve(struct pool pools[], uint64_t size, uint64_t n) {
                         return r;
         }
         total = pool_read(size, "nr_hugepages");
-        free_pages = pool_read(size, "free_hugepages");
+        free_pages = pool_available(size);
         if (total < 0 || free_pages < 0)
                 return total < 0 ? total : free_pages;
         if (free_pages < (int64_t) n) {
@@ -104,7 +111,7 @@ static int64_t pool_reserve(struct pool pools[], uint64_t size, uint64_t n) {
                 if (r < 0)
                         return r;
         }
-        return pool_read(size, "free_hugepages");
+        return pool_available(size);
 }
 
 /* Pages in use cannot be taken away; their users have just been killed and may need a moment. */
