@@ -172,18 +172,23 @@ static void launch_environment(struct launch *launch, const char *notify, bool a
 }
 
 /* Before the broker's own command line. */
-static unsigned supervisor_arguments(struct launch *launch) {
-        static const char *const words[] = { TEST_BUILD_ROOT "/examples/supervisor/supervisor", "--die-together", "--" };
+static unsigned supervisor_arguments(struct launch *launch, const char *const options[]) {
+        unsigned n = 0;
 
-        memcpy(launch->argv, words, sizeof words);
-        return sizeof words / sizeof words[0];
+        launch->argv[n++] = TEST_BUILD_ROOT "/examples/supervisor/supervisor";
+        launch->argv[n++] = "--die-together";
+        while (options && *options)
+                launch->argv[n++] = *options++;
+        launch->argv[n++] = "--";
+        return n;
 }
 
 /* $PAGEBROKERD_WRAPPER: a command and its arguments, separated by blanks, that runs the broker; it must keep the
  * process id (strace -D does). */
-static void launch_arguments(struct launch *launch, char *wrapper, const char *socket, bool supervised,
-                             const char *const args[]) {
-        unsigned n = supervised ? supervisor_arguments(launch) : 0;
+static void launch_arguments(struct launch *launch, char *wrapper, const char *socket,
+                             const struct test_broker_options *options) {
+        unsigned n = options->supervised ? supervisor_arguments(launch, options->supervisor) : 0;
+        const char *const *args = options->args;
 
         for (char *word; wrapper && (word = strsep(&wrapper, " "));)
                 launch->argv[n++] = word;
@@ -223,8 +228,7 @@ static void broker_launch(struct test_broker *broker, const struct test_broker_o
                 launch.listener = listener_socket(broker->address);
         (void) snprintf(socket, sizeof socket, "--socket=%s", broker->address);
         launch_environment(&launch, notify, options->activated, is_filtered(options->args));
-        launch_arguments(&launch, wrapper, options->activated ? NULL : socket, options->supervised,
-                         options->args);
+        launch_arguments(&launch, wrapper, options->activated ? NULL : socket, options);
 
         broker->pid = fork();
         cr_assert(broker->pid >= 0);

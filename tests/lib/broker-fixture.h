@@ -23,6 +23,7 @@ struct test_broker {
 struct test_broker_options {
         const char *const *args; /* beside --name and --socket, ended by NULL */
         bool supervised;         /* by examples/supervisor: the next one carries on when it is killed */
+        const char *const *supervisor; /* its options beside --die-together, ended by NULL; NULL: none */
         bool activated;          /* no --socket: the listening socket is ours, passed by LISTEN_FDS */
 };
 
