@@ -26,8 +26,9 @@ static void print_help(void) {
              "  --help, --version\n"
              "\n"
              "SIGTERM and SIGINT stop everything; what was kept is then gone. READY=1 is sent to $NOTIFY_SOCKET\n"
-             "each time that a broker is ready, with STATUS=broker PID, start N. Exit status: the VMM's; else the\n"
-             "broker's, 1 on failure, 2 for a command line that cannot be read, the broker's included.\n"
+             "each time that a broker is ready, with STATUS=broker PID, start N. Exit status: of whatever ended\n"
+             "first, the VMM (128 and the signal, if one killed it) or the broker; 1 on failure, 2 for a command\n"
+             "line that cannot be read, the broker's included.\n"
              "\n"
              "  supervisor --watchdog=10 --vmm='pagebroker-run --socket=/run/web1.sock -- qemu-system-x86_64 ...' -- \\\n"
              "      pagebrokerd --socket=/run/web1.sock --memory=ram,source=file:web1.img");

@@ -41,6 +41,7 @@ struct supervisor {
         pid_t broker, vmm;
         unsigned n_starts, n_failed;
         bool ready, ever_ready, stopping;
+        int status; /* the exit status of the whole, from when it stops */
 };
 
 /* Our own supervisor, if we have one, hears which broker is alive. */
@@ -48,7 +49,10 @@ static void tell(const struct supervisor *s, const char *state) {
         (void) sd_notifyf(0, "%s\nSTATUS=broker %d, start %u", state, (int) s->broker, s->n_starts);
 }
 
+/* Whatever ended first says how the whole ended; who is asked to end for that reason does not. */
 static void stop(struct supervisor *s, int status) {
+        if (!s->stopping)
+                s->status = status;
         s->stopping = true;
         s->restart = sd_event_source_disable_unref(s->restart);
         s->watchdog = sd_event_source_disable_unref(s->watchdog);
@@ -57,7 +61,7 @@ static void stop(struct supervisor *s, int status) {
         if (s->vmm > 0)
                 (void) kill(s->vmm, SIGTERM);
         if (s->broker <= 0 && s->vmm <= 0)
-                (void) sd_event_exit(s->event, status);
+                (void) sd_event_exit(s->event, s->status);
 }
 
 /* ---- the VMM ---- */
@@ -125,8 +129,10 @@ static int on_broker_end(sd_event_source *source, const siginfo_t *info, void *d
         s->ready = false;
         s->watchdog = sd_event_source_disable_unref(s->watchdog);
         if (s->stopping) {
+                if (s->status == EXIT_SUCCESS)
+                        s->status = exited ? info->si_status : EXIT_FAILURE;
                 if (s->vmm <= 0)
-                        (void) sd_event_exit(s->event, exited ? info->si_status : EXIT_FAILURE);
+                        (void) sd_event_exit(s->event, s->status);
                 return 0;
         }
         log_warning("the broker has ended (%s %d), %u descriptors are kept",
