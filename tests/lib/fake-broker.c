@@ -22,6 +22,7 @@
 #include "common/futex.h"
 #include "common/macro.h"
 #include "protocol/order.h"
+#include "tests/lib/process.h"
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -119,7 +120,9 @@ static void default_regions(struct fake *fake) {
                 return;
         for (unsigned i = 0; i < fake->n_memories; i++) {
                 fake->options.regions[i] = (struct pb_message_region) {
-                        .memory = i, .gpa = gpa, .size = fake->memories[i].n_pages * PB_PAGE_BYTES,
+                        .memory = i,
+                        .gpa = gpa,
+                        .size = fake->memories[i].n_pages * PB_PAGE_BYTES,
                 };
                 gpa += fake->options.regions[i].size;
         }
@@ -202,8 +205,8 @@ void fake_succeed(struct fake *fake) {
 }
 
 void fake_free(struct fake *fake) {
-        int *fds[] = { &fake->client_socket, &fake->ring_fd, &fake->state_fd, &fake->doorbell,
-                       &fake->client_completion, &fake->epoll, &fake->stop, &fake->listener };
+        int *fds[] = { &fake->client_socket,     &fake->ring_fd, &fake->state_fd, &fake->doorbell,
+                       &fake->client_completion, &fake->epoll,   &fake->stop,     &fake->listener };
 
         fake_die(fake);
         if (fake->address[0] == '/')
@@ -401,7 +404,7 @@ uint64_t fake_count_doorbells(struct fake *fake) {
 }
 
 void fake_wait_sleepers(struct fake *fake, uint32_t n) {
-        uint64_t deadline_us = clock_now_us() + 10 * USEC_PER_SEC;
+        uint64_t deadline_us = clock_now_us() + TEST_PATIENCE_US;
 
         while (order_hint_load32(&fake->ring->sleepers) < n) {
                 must(clock_now_us() < deadline_us, "nobody sleeps");

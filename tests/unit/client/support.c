@@ -68,7 +68,7 @@ bool is_readable(int fd) {
 }
 
 bool wait_readable(int fd) {
-        return poll_in(fd, 10000);
+        return poll_in(fd, TEST_PATIENCE_US / USEC_PER_MSEC);
 }
 
 struct pb_counters get_counters(pb_client *client) {

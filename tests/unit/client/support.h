@@ -9,7 +9,7 @@
 #include "tests/lib/test.h"
 
 #define PAGE ((uint64_t) PB_PAGE_SIZE)
-#define TAKE_MS 10000
+#define TAKE_MS (TEST_PATIENCE_US / USEC_PER_MSEC)
 
 /* Connects as `role` with otherwise default options; fails the test if that does not work. */
 pb_client *connect_as(struct fake *fake, uint32_t role);
