@@ -53,8 +53,8 @@ enum {
 
 /* Flags of struct pb_options. */
 enum {
-        PB_OPT_COUNT_LOST_WAKES = 1u << 0, /* tests: a wait whose bit was set while a whole further slice brought no
-                                              wake is counted; see pb_get_counters() */
+        PB_OPT_COUNT_LOST_WAKES = 1u << 0, /* tests: a wait whose bit was set while 1000 further slices, or 10 s,
+                                              brought no wake is counted; see pb_get_counters() */
 };
 
 /* Zero means default everywhere but in `size` and `role`. */

@@ -2,7 +2,9 @@
 #include "client/wait.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
+#include <sys/resource.h>
 
 #include "client/completion.h"
 #include "client/resume.h"
@@ -15,6 +17,10 @@
 /* Later than this after the end of a slice, a thread that finds its request decided has been off its CPU for so long
  * that the outcome may have come after the sleep, where no wake could reach it. */
 #define LOST_WAKE_DOUBT_US 2000u
+/* A wake that has not come after so many further slices, or so long, is lost, not late: a broker may be off its CPU
+ * between the bit and the wake for as long as the machine likes. */
+#define LOST_WAKE_SLICES 1000u
+#define LOST_WAKE_PATIENCE_US (10 * USEC_PER_SEC)
 
 /*
  * The words to sleep on, with the values that were tested. The third is the client's generation: when the session is
@@ -92,13 +98,36 @@ static int nap_take(struct wait *wait, const struct nap *nap, uint64_t until_us)
         return r;
 }
 
+/* How often this thread has left its CPU, of its own accord or not. */
+static long count_switches(void) {
+        struct rusage usage;
+
+        return getrusage(RUSAGE_THREAD, &usage) < 0 ? LONG_MAX : usage.ru_nvcsw + usage.ru_nivcsw;
+}
+
+/* Sleeps on until something wakes us, or the broker that owes the wake is gone. False if neither ever happens. `switches`:
+ * before the first look. */
+static bool wake_comes_late(struct wait *wait, const struct nap *slept, const struct nap *look, long switches) {
+        uint64_t end_us =
+                clock_now_us() + min_u64(LOST_WAKE_PATIENCE_US, (uint64_t) LOST_WAKE_SLICES * wait->client->slice_us);
+
+        for (bool first = true; first || clock_now_us() < end_us; first = false)
+                if (nap_take(wait, look, clock_now_us() + wait->client->slice_us) != -ETIMEDOUT ||
+                    (first && count_switches() > switches + 1) || !client_look_after_broker(wait->client) ||
+                    client_generation(wait->client) != slept->generation)
+                        return true;
+        return false;
+}
+
 /*
  * PB_OPT_COUNT_LOST_WAKES. The slice has ended and, in the first look after it, a word had changed. That alone happens
- * in correct code: the broker may stand between the bit and the wake. So sleep for one more slice, on the values of
- * that first look: if the wake comes, or anything else changes, nothing was lost. Nor if the broker has ended in between:
- * it owes nobody a wake.
+ * in correct code: the broker may stand between the bit and the wake. So sleep on, with the values of that first look:
+ * if the wake comes, or anything else changes, nothing was lost. Nor if the broker has ended in between: it owes
+ * nobody a wake. A wake between the two sleeps reaches nobody: nothing is concluded if this thread left its CPU there. What is left
+ * are some instructions; who counts lost wakes takes slices that are long beside them.
  */
-static void judge_lost_wake(struct wait *wait, const struct nap *slept, const struct nap *look, uint64_t late_us) {
+static void judge_lost_wake(struct wait *wait, const struct nap *slept, const struct nap *look, uint64_t late_us,
+                            long switches) {
         struct nap again;
         int result;
 
@@ -106,8 +135,7 @@ static void judge_lost_wake(struct wait *wait, const struct nap *slept, const st
                 return;
         if (late_us > LOST_WAKE_DOUBT_US || !test(wait, &again, &result))
                 return;
-        if (nap_take(wait, look, clock_now_us() + wait->client->slice_us) == -ETIMEDOUT &&
-            client_look_after_broker(wait->client) && client_generation(wait->client) == slept->generation)
+        if (!wake_comes_late(wait, slept, look, switches))
                 client_count(&wait->client->counters.lost_wakes);
 }
 
@@ -122,18 +150,22 @@ static void slice_end(struct wait *wait, uint64_t now_us) {
  * do not push it away, or a busy word could keep this thread from ever looking after the broker. */
 static int sleep_once(struct wait *wait, const struct nap *nap) {
         uint64_t until_us = min_u64(wait->slice_us, wait->deadline_us), now_us;
+        bool judges = wait->n_slots > 0 && wait->client->flags & PB_OPT_COUNT_LOST_WAKES;
+        long before = judges ? count_switches() : 0, switches = 0;
         struct nap look = *nap;
         int r;
 
         if (client_is_lost(wait->client))
                 until_us = min_u64(until_us, clock_now_us() + RESUME_NAP_US);
         r = nap_take(wait, nap, until_us);
+        if (judges)
+                switches = count_switches();
         /* Nothing may come between the end of the sleep and this look. */
         look.word_value = order_present_load(look.word);
         look.event_value = order_event_load(look.event);
         now_us = clock_now_us();
-        if (r == -ETIMEDOUT && now_us >= wait->slice_us && wait->n_slots > 0 && wait->client->flags & PB_OPT_COUNT_LOST_WAKES)
-                judge_lost_wake(wait, nap, &look, now_us - min_u64(until_us, now_us));
+        if (r == -ETIMEDOUT && now_us >= wait->slice_us && judges && switches <= before + 1)
+                judge_lost_wake(wait, nap, &look, now_us - min_u64(until_us, now_us), switches);
         if (r < 0 && r != -ETIMEDOUT && r != -EAGAIN && r != -EINTR)
                 return r;
         if (now_us >= wait->slice_us)

@@ -7,7 +7,12 @@
 #include "common/macro.h"
 
 pb_client *test_connect(const struct test_broker *broker, uint32_t role) {
-        struct pb_options options = { .size = sizeof options, .role = role, .flags = PB_OPT_COUNT_LOST_WAKES };
+        struct pb_options options = {
+                .size = sizeof options,
+                .role = role,
+                .flags = PB_OPT_COUNT_LOST_WAKES,
+                .slice_us = TEST_SLICE_US(broker),
+        };
         pb_client *client;
         int r = pb_connect(&client, broker->address, &options);
 

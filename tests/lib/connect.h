@@ -8,6 +8,10 @@
 #include "tests/lib/broker-fixture.h"
 #include "tests/lib/image.h"
 
+/* PB_OPT_COUNT_LOST_WAKES wants slices that are long beside the instant between two sleeps; but they are also how often a
+ * waiter looks for the next broker. */
+#define TEST_SLICE_US(broker) ((broker)->pid == (broker)->served ? 1000000u : 200000u)
+
 /* Connects; fails the test with the reason if that does not work. Lost wake-ups are counted. */
 pb_client *test_connect(const struct test_broker *broker, uint32_t role);
 

@@ -13,7 +13,12 @@
 #include "protocol/presence.h"
 
 pb_client *child_connect(const struct test_broker *broker, uint32_t role) {
-        struct pb_options options = { .size = sizeof options, .role = role, .flags = PB_OPT_COUNT_LOST_WAKES };
+        struct pb_options options = {
+                .size = sizeof options,
+                .role = role,
+                .flags = PB_OPT_COUNT_LOST_WAKES,
+                .slice_us = TEST_SLICE_US(broker),
+        };
         pb_client *client = NULL;
         int r = pb_connect(&client, broker->address, &options);
 

@@ -13,7 +13,7 @@
 static struct fake *fake;
 static pb_client *client;
 
-#define RANGE(page) (&(const struct pb_range) { (page) * PAGE, PAGE, PB_READ, 0 })
+#define RANGE(page) (&(const struct pb_range) { (page) *PAGE, PAGE, PB_READ, 0 })
 
 static void start_with(const struct fake_options *fake_options, const struct pb_options *options) {
         fake = fake_new(fake_options);
@@ -24,7 +24,7 @@ static void start_with(const struct fake_options *fake_options, const struct pb_
 
 static void start(uint32_t role) {
         start_with(&(struct fake_options) { .n_pages = { 4096 } },
-                   OPTIONS(.role = role, .slice_us = 5000, .flags = PB_OPT_COUNT_LOST_WAKES));
+                   OPTIONS(.role = role, .slice_us = 50000, .flags = PB_OPT_COUNT_LOST_WAKES));
 }
 
 /* A restart is no reason to count a lost wake-up. */
