@@ -77,13 +77,13 @@ static void serve_data_run(struct memory *memory, uint64_t slice, unsigned first
         }
         while (done < count) {
                 uint64_t at = offset + done * PB_PAGE_BYTES;
-                uint64_t cold = count - done > 1 ? source->ops->cold_mask(source, at, count - done) : 0;
+                uint64_t cold = source->ops->cold_mask(source, at, count - done);
                 unsigned hot = cold ? (unsigned) __builtin_ctzll(cold) : count - done;
                 ssize_t n;
 
                 /* Only up to the first page that page cache lacks: memory is not given to pages that must wait, and a
-                 * read beyond it, which would not wait, would still start readahead, which nobody drops again. A single
-                 * page gets its memory inside the read, and only if there is something to be copied. */
+                 * read beyond it, which would not wait, would still start readahead, and what that has brought by the
+                 * time the page is read for good passes for somebody else's, whom nobody drops. A single page gets its memory inside the read, and only if there is something to be copied. */
                 if (hot == 0) {
                         out->cold |= run_mask(first + done, count - done);
                         break;
@@ -119,7 +119,8 @@ static void serve_data_run(struct memory *memory, uint64_t slice, unsigned first
 }
 
 /* With checksums a block is read whole, or known to be zeros. */
-static void serve_checked_run(struct memory *memory, uint64_t slice, unsigned first, unsigned count, struct serving *out) {
+static void serve_checked_run(struct memory *memory, uint64_t slice, unsigned first, unsigned count,
+                              struct serving *out) {
         uint64_t mask = run_mask(first, count);
         struct checked checked = {};
 
