@@ -155,12 +155,14 @@ TEST(async, serves_256_clients_at_once) {
         struct fixture f;
 
         cr_assert(getrlimit(RLIMIT_NOFILE, &limit) == 0);
-        limit.rlim_cur = min_u64(limit.rlim_max, 3000);
+        if (limit.rlim_max < 3000)
+                cr_skip_test("needs 3000 descriptors, RLIMIT_NOFILE allows %llu", (unsigned long long) limit.rlim_max);
+        limit.rlim_cur = 3000;
         cr_assert(setrlimit(RLIMIT_NOFILE, &limit) == 0);
         fixture_start(&f, "--io=auto");
         for (unsigned i = 0; i < N_CLIENTS; i++)
                 clients[i] = test_connect(&f.broker, PB_ROLE_DEVICE);
-        cr_assert_eq(get_stats(f.client).clients, N_CLIENTS + 1);
+        cr_assert(EVENTUALLY(get_stats(f.client).clients == N_CLIENTS + 1));
         /* All of them wait at once, each for a page of its own and for one that all want. */
         test_gate_hold(&f.gate, 0, UINT64_MAX);
         for (unsigned i = 0; i < N_CLIENTS; i++)

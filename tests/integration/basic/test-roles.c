@@ -119,7 +119,7 @@ TEST(roles, observer_gets_counters_and_no_memory) {
         cr_assert(pb_discard(client, 0, TEST_PAGE) < 0);
         cr_assert_eq(pb_set_fill(client, true), -EACCES);
         cr_assert_eq(pb_attach_vmm(client, NULL), -EACCES);
-        cr_assert_eq(get_stats(client).pages_present, 1);
+        cr_assert(EVENTUALLY(get_stats(client).pages_present == 1));
         device = test_disconnect(device);
         client = pb_disconnect(client);
         stop(&broker);
@@ -135,7 +135,7 @@ TEST(roles, nobody_but_root_and_the_brokers_user_without_an_allow_list) {
         for (uint32_t role = PB_ROLE_DEVICE; role <= PB_ROLE_OBSERVER; role++)
                 cr_assert_eq(visit_as(TEST_OTHER_UID, &broker, role), EACCES);
         cr_assert_eq(connect_result(&broker, PB_ROLE_VMM), 0);
-        cr_assert(test_broker_logged(&broker, "uid 65534 may not connect as vmm"));
+        cr_assert(test_broker_will_log(&broker, "uid 65534 may not connect as vmm"));
         stop(&broker);
 }
 

@@ -38,7 +38,7 @@ static int exec_with_socket(void *arg) {
         (void) snprintf(pid, sizeof pid, "%d", (int) getpid());
         CHILD_CHECK(setenv("LISTEN_PID", pid, 1) == 0 && setenv("LISTEN_FDS", "1", 1) == 0);
         (void) unsetenv("NOTIFY_SOCKET");
-        (void) execl(TEST_BUILD_ROOT "/broker/pagebrokerd", "pagebrokerd", passed->memory, "--fill=off",
+        (void) execl(TEST_BUILD_ROOT "/broker/pagebrokerd", "pagebrokerd", passed->memory, "--fill=off", "--bus=none",
                      TEST_SANITIZED ? "--seccomp=off" : "--seccomp=on", (char *) NULL);
         return 127;
 }
@@ -146,7 +146,8 @@ static const struct {
         { { "--memory=ram0,size=1M", "--region=0,size=2M,memory=ram0" }, "must lie inside memory ram0", 1 },
         { { "--memory=ram0,size=1M", "--region=0x123,size=4K,memory=ram0" }, "--region=0x123", 1 },
         { { "--memory=ram0,size=1M", "--region=0,size=512K,memory=ram0", "--region=256K,size=4K,memory=ram0" },
-          "overlaps", 1 },
+          "overlaps",
+          1 },
         { { "--memory=ram0,size=1M", "--region=0xfffffffffffff000,size=8K,memory=ram0" }, "must lie inside", 1 },
         { { "--memory=ram0,size=1M", "--user=no-such-user" }, "no such user", 1 },
         /* numbers that setresuid() takes for "as it is" or for root */
@@ -195,8 +196,8 @@ TEST(start, socket_of_a_living_broker_is_not_taken_and_a_dead_ones_is) {
 TEST(start, stops_as_asked_at_any_time) {
         struct test_broker broker;
 
-        test_image_make(&image, &(struct test_image_spec) { .seed = 22, .n_pages = 40000, .data_ppm = 500000,
-                                                             .run_pages = 1 });
+        test_image_make(&image,
+                        &(struct test_image_spec) { .seed = 22, .n_pages = 40000, .data_ppm = 500000, .run_pages = 1 });
         for (unsigned i = 0; i < 5; i++) {
                 TEST_BROKER_START(&broker, TEST_MEMORY("ram0", &image));
                 test_broker_stop(&broker);

@@ -187,7 +187,7 @@ TEST(peers, of_a_complete_memory_are_let_go) {
         cr_assert(step_tell(steps.parent));
         cr_assert_eq(test_child_wait(pid), 0);
         client = test_connect(&broker, PB_ROLE_OBSERVER);
-        cr_assert_eq(get_stats(client).pages_present, N_PAGES);
+        cr_assert(EVENTUALLY(get_stats(client).pages_present == N_PAGES));
         client = test_disconnect(client);
         steps_done(&steps);
         stop(&broker);

@@ -128,7 +128,7 @@ TEST(checksums, blocks_of_zeros_are_not_read) {
         test_ensure(client, 32 * TEST_PAGE, 16 * TEST_PAGE, PB_READ);
         cr_assert(is_zero((char *) get_region(client, 0).addr + 32 * TEST_PAGE, 16 * TEST_PAGE));
         cr_assert_eq(get_stats(client).bytes_fetched, 0);
-        cr_assert_eq(get_stats(client).pages_data, PAGES - 16);
+        cr_assert(EVENTUALLY(get_stats(client).pages_data == PAGES - 16));
         client = test_disconnect(client);
         test_broker_stop(&broker);
         unlink_image();
@@ -258,7 +258,7 @@ TEST(checksums, lie_is_an_error_until_it_is_healed) {
         test_gate_lie(&f.gate, 100 * TEST_PAGE, TEST_PAGE, TEST_GATE_ALWAYS);
         cr_assert_eq(pb_ensure(f.client, 64 * TEST_PAGE, 64 * TEST_PAGE, PB_READ), -EIO);
         cr_assert(strstr(pb_explain(f.client), "does not match its checksum"), "%s", pb_explain(f.client));
-        cr_assert(test_broker_logged(&f.broker, "does not match its checksum"));
+        cr_assert(test_broker_will_log(&f.broker, "does not match its checksum"));
         cr_assert(ensure_is_right(f.client, images, 64 * TEST_PAGE, 32 * TEST_PAGE));
         cr_assert_eq(pb_ensure(f.client, 111 * TEST_PAGE, 1, PB_READ), -EIO);
         test_gate_open(&f.gate);

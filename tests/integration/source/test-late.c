@@ -20,8 +20,8 @@ static void fixture_start(struct fixture *f, const char *huge, const char *io) {
         require_fuse();
         test_image_make(&image, &(struct test_image_spec) { .seed = 61, .n_pages = 512 });
         test_gate_start(&f->gate, &image);
-        TEST_BROKER_START(&f->broker, test_gate_memory("ram0", &f->gate, huge), "--fill=off", "--source-timeout=0.1",
-                          "--verbose", io);
+        TEST_BROKER_START(&f->broker, test_gate_memory("ram0", &f->gate, huge), "--fill=off", "--source-timeout=0.3",
+                          "--source-retries=100", "--verbose", io);
         f->client = test_connect(&f->broker, PB_ROLE_VMM);
         f->memory = get_region(f->client, 0).addr;
         test_gate_lie(&f->gate, 8 * TEST_PAGE, TEST_PAGE, TEST_GATE_ONCE);
@@ -39,9 +39,9 @@ static void late_answer(const char *huge, const char *io) {
         struct fixture f;
 
         fixture_start(&f, huge, io);
-        /* The second read, after the time-out, brings the page. */
+        /* The second read, after the time-out, brings the page; on a machine that is too slow for the time-out, a later one. */
         cr_assert(ensure_is_right(f.client, images, 6 * TEST_PAGE, 4 * TEST_PAGE));
-        cr_assert_eq(test_gate_count(&f.gate, 8 * TEST_PAGE, TEST_PAGE), 2);
+        cr_assert_geq(test_gate_count(&f.gate, 8 * TEST_PAGE, TEST_PAGE), 2);
         memset(f.memory + 7 * TEST_PAGE, 'g', TEST_PAGE); /* the guest goes on writing */
         test_gate_release(&f.gate, 8 * TEST_PAGE, TEST_PAGE);
         cr_assert(test_broker_will_log(&f.broker, "a late answer"));

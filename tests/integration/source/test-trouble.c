@@ -42,7 +42,7 @@ static void one_bad_page(const char *io) {
         cr_assert(strstr(text, f.gate.path), "%s", text);
         cr_assert(strstr(text, "Input/output error"), "%s", text);
         cr_assert_eq(test_gate_count(&f.gate, 100 * TEST_PAGE, TEST_PAGE), 3);
-        cr_assert(test_broker_logged(&f.broker, "memory ram0: page 100 (offset 0x64000)"));
+        cr_assert(test_broker_will_log(&f.broker, "memory ram0: page 100 (offset 0x64000)"));
         /* All others come, its neighbours in the failed read too. */
         cr_assert(ensure_is_right(f.client, images, 0, 100 * TEST_PAGE));
         cr_assert(ensure_is_right(f.client, images, 101 * TEST_PAGE, 923 * TEST_PAGE));
@@ -137,14 +137,15 @@ static void never_answers(const char *io) {
         struct ensure_call call;
         struct fixture f;
 
-        fixture_start(&f, "--source-timeout=0.05", io);
+        /* Long enough for reads that are answered, on a machine that has other things to do. */
+        fixture_start(&f, "--source-timeout=0.5", io);
         test_gate_hold(&f.gate, 0, 64 * TEST_PAGE);
         ensure_start(&call, f.client, 5 * TEST_PAGE, 3 * TEST_PAGE, PB_READ);
         test_gate_wait_held(&f.gate, 5 * TEST_PAGE, TEST_PAGE, 1);
         cr_assert(ensure_is_right(f.client, images, 64 * TEST_PAGE, 64 * TEST_PAGE)); /* others are served meanwhile */
         cr_assert_eq(ensure_wait(&call), -EIO);
         cr_assert(strstr(call.reason, "did not answer in time"), "%s", call.reason);
-        cr_assert_eq(test_gate_count(&f.gate, 5 * TEST_PAGE, TEST_PAGE), 4);
+        cr_assert(EVENTUALLY(test_gate_count(&f.gate, 5 * TEST_PAGE, TEST_PAGE) == 4));
         cr_assert(ensure_is_right(f.client, images, 128 * TEST_PAGE, 800 * TEST_PAGE));
         test_gate_open(&f.gate); /* the late answers find nobody */
         cr_assert_eq(pb_ensure(f.client, 5 * TEST_PAGE, 1, PB_READ), -EIO);
@@ -167,7 +168,7 @@ static void many_silent_reads(const char *io, bool connection_has_room) {
         struct fixture f;
         int n = 0;
 
-        fixture_start(&f, "--source-timeout=0.1", io);
+        fixture_start(&f, "--source-timeout=0.5", io);
         test_gate_hold(&f.gate, 0, 512 * TEST_PAGE);
         for (uint64_t i = 0; i < 20; i++) {
                 const struct pb_range range = { .gpa = i * 16 * TEST_PAGE, .len = TEST_PAGE, .intent = PB_READ };
@@ -199,7 +200,7 @@ TEST(trouble, silence_of_every_read_is_eio_for_all) {
         static pb_client *clients[60];
         struct fixture f;
 
-        fixture_start(&f, "--source-timeout=0.05", "--source-retries=3");
+        fixture_start(&f, "--source-timeout=0.3", "--source-retries=3");
         test_gate_hold(&f.gate, 0, UINT64_MAX);
         for (unsigned i = 0; i < 60; i++) {
                 clients[i] = test_connect(&f.broker, PB_ROLE_DEVICE);
