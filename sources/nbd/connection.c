@@ -71,13 +71,21 @@ static int connection_set_up(struct nbd_handle *nbd) {
                        : 0;
 }
 
-void connection_start(struct connection *connection, uint64_t now_us) {
+void connection_start(struct connection *connection) {
         connection->nbd = nbd_create();
+        connection->state = CONNECTION_RESOLVING;
+        connection->at_us = USEC_INFINITY; /* the resolver has limits of its own */
+        if (!connection->nbd || connection_set_up(connection->nbd) < 0)
+                connection_fail(connection, nbd_get_error() ?: "cannot connect");
+        else
+                connector_push(connection);
+}
+
+static void connection_resolved(struct connection *connection, uint64_t now_us) {
         connection->state = CONNECTION_CONNECTING;
         connection->at_us = now_us + HANDSHAKE_US;
-        if (!connection->nbd || connection_set_up(connection->nbd) < 0 ||
-            nbd_aio_connect_uri(connection->nbd, connection->worker->options->uri) < 0)
-                connection_fail(connection, nbd_get_error() ?: "cannot connect");
+        if (connection->connect_error[0])
+                connection_fail(connection, connection->connect_error);
 }
 
 /* The handshake is over: can it be used at all? */
@@ -154,7 +162,16 @@ static int connection_notify(struct connection *connection, short revents) {
 void connection_step(struct connection *connection, short revents, uint64_t now_us) {
         if (connection->state == CONNECTION_DOWN) {
                 if (now_us >= connection->at_us)
-                        connection_start(connection, now_us);
+                        connection_start(connection);
+                return;
+        }
+        if (connection->state == CONNECTION_RESOLVING) {
+                if (!connector_is_done(connection))
+                        return;
+                connection_resolved(connection, now_us);
+                /* The call may have gone through all of the handshake: then nothing that could be polled follows. */
+                if (connection->state == CONNECTION_CONNECTING)
+                        connection_advance(connection, now_us);
                 return;
         }
         if (connection_notify(connection, revents) < 0) {

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pagebroker-nbd: reads an NBD export for a broker (protocol/helper.h, PROTOCOL.md "Source helpers"). One thread: the
- * broker's words and every connection in one poll(). Reads go into the shared buffers, never into guest memory.
+ * pagebroker-nbd: reads an NBD export for a broker (protocol/helper.h, PROTOCOL.md "Source helpers"). One thread has the
+ * broker's words and every connection in one poll(); another one only connects. Reads go into the shared buffers, never into
+ * guest memory.
  *
  *   main.c        command line, privileges; starts the worker again when it crashes
  *   worker.c      the loop; the broker's words; reads: queued, under way, answered
  *   connection.c  a libnbd handle: connect, prove the identity, serve, die, wait, connect again
+ *   connector.c   the thread that resolves names and connects
  *   identity.c    what makes an export the one that was opened
  *   allocation.c  base:allocation into the map of zero pages
  *   release.c     trims what the broker has installed; the end, when that is everything
@@ -13,6 +15,8 @@
 #pragma once
 
 #include <libnbd.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -36,9 +40,17 @@ struct nbd_options {
 
 enum connection_state {
         CONNECTION_DOWN,       /* until connection->at_us */
+        CONNECTION_RESOLVING,  /* its handle is the connector's */
         CONNECTION_CONNECTING, /* until at_us at most; handshake included */
         CONNECTION_SAMPLING,   /* reads what proves its identity; until at_us */
         CONNECTION_READY,
+};
+
+/* Who has the handle. */
+enum connecting {
+        CONNECTING_IDLE,
+        CONNECTING_WANTED, /* the connector */
+        CONNECTING_DONE,
 };
 
 struct worker;
@@ -49,6 +61,8 @@ struct connection {
         unsigned index;
         enum connection_state state;
         struct nbd_handle *nbd;
+        _Atomic enum connecting connecting;
+        char connect_error[256]; /* with CONNECTING_DONE: "": none */
         uint64_t at_us;      /* when the state ends by itself */
         uint64_t back_off_us;
         uint64_t heard_us;   /* the last answer to a read */
@@ -102,6 +116,8 @@ struct worker {
         struct read *todo;
         struct connection connections[CONNECTIONS_MAX];
         unsigned n_connections; /* in use: 1 until it is known that the server takes more */
+        sem_t connector_started, connector_wanted;
+        int connector_wake; /* eventfd: it is done with some */
 
         uint64_t allocation_at; /* bytes: what is known up to there */
         bool allocation_busy, allocation_done;
@@ -123,13 +139,19 @@ void worker_opened(struct worker *worker, struct connection *connection, const c
 void worker_connect_others(struct worker *worker, const struct connection *connection);
 
 /* connection.c */
-void connection_start(struct connection *connection, uint64_t now_us);
+void connection_start(struct connection *connection);
 /* Closes it; what was under way is queued again. */
 void connection_fail(struct connection *connection, const char *why);
 /* `revents` of poll(); looks at deadlines and the handshake, too. */
 void connection_step(struct connection *connection, short revents, uint64_t now_us);
 bool connection_is_ready(const struct connection *connection);
 struct connection *connection_pick(struct worker *worker);
+
+/* connector.c. Started before the filter; pushed are handles that are set up. */
+int connector_start(struct worker *worker);
+void connector_push(struct connection *connection);
+bool connector_is_done(struct connection *connection);
+void connector_hear(struct worker *worker);
 
 /* read.c */
 void reads_take(struct worker *worker);

@@ -133,25 +133,29 @@ static int timeout_ms(struct worker *worker) {
 }
 
 static void wait_and_step(struct worker *worker) {
-        struct pollfd p[1 + CONNECTIONS_MAX] = { { .fd = worker->socket, .events = POLLIN } };
+        struct pollfd p[2 + CONNECTIONS_MAX] = { { .fd = worker->socket, .events = POLLIN },
+                                                 { .fd = worker->connector_wake, .events = POLLIN } };
         unsigned n = worker->n_connections;
         uint64_t now_us;
 
         for (unsigned i = 0; i < n; i++) {
-                struct nbd_handle *nbd = worker->connections[i].nbd;
+                struct connection *connection = &worker->connections[i];
+                struct nbd_handle *nbd = connection->state == CONNECTION_RESOLVING ? NULL : connection->nbd;
                 unsigned direction = nbd ? nbd_aio_get_direction(nbd) : 0;
 
-                p[1 + i].fd = nbd ? nbd_aio_get_fd(nbd) : -1;
-                p[1 + i].events = (short) ((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
+                p[2 + i].fd = nbd ? nbd_aio_get_fd(nbd) : -1;
+                p[2 + i].events = (short) ((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
                                            (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
         }
-        if (poll(p, 1 + n, timeout_ms(worker)) < 0)
+        if (poll(p, 2 + n, timeout_ms(worker)) < 0)
                 return;
         if (p[0].revents)
                 hear(worker);
+        if (p[1].revents)
+                connector_hear(worker);
         now_us = clock_now_us();
         for (unsigned i = 0; i < n; i++)
-                connection_step(&worker->connections[i], p[1 + i].revents, now_us);
+                connection_step(&worker->connections[i], p[2 + i].revents, now_us);
 }
 
 /* The resolver loads libraries, which the filter forbids: let it load them now. */
@@ -177,9 +181,14 @@ static void load_resolver(const char *uri) {
 }
 
 static int worker_begin(struct worker *worker) {
-        int r = 0;
+        int r;
 
         load_resolver(worker->options->uri);
+        r = connector_start(worker);
+        if (r < 0) {
+                log_error("cannot start a thread: %s", strerror(-r));
+                return r;
+        }
         if (worker->options->seccomp)
                 r = seccomp_apply(&seccomp_profile_nbd);
         if (r < 0) {
@@ -208,7 +217,7 @@ int worker_run(const struct nbd_options *options) {
         worker->wake = PB_HELPER_WAKE_FD;
         (void) snprintf(worker->error, sizeof worker->error, "cannot start");
         if (worker_begin(worker) == 0)
-                connection_start(&worker->connections[0], clock_now_us());
+                connection_start(&worker->connections[0]);
         while (!worker->end && (worker->opened || worker->connections[0].state != CONNECTION_DOWN)) {
                 wait_and_step(worker);
                 if (worker->memory)

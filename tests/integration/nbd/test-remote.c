@@ -207,6 +207,40 @@ TEST(tls, certificate_of_another_name_is_refused) {
         stop(&nbd);
 }
 
+/* ---- names ---- */
+
+/* The second connection is not made while the name is not resolved; the first one reads as if there were no other. */
+TEST(names, name_that_is_not_resolved_delays_no_read_of_another_connection) {
+        const char *hold, *library = TEST_BUILD_ROOT "/tests/integration/nbd/libhold-resolver.so";
+        struct test_broker broker;
+        char number[16], memory[200];
+        int port = free_port();
+        struct test_nbd nbd;
+        pb_client *client;
+        pid_t server;
+
+        if (TEST_SANITIZED)
+                cr_skip_test("a sanitizer's library has to be the first one");
+        make_image(&nbd);
+        (void) snprintf(number, sizeof number, "%d", port);
+        server = test_start_program(
+                (const char *const[]) { "nbdkit", "-f", "-i", "127.0.0.1", "-p", number, "file", image.path, NULL });
+        cr_assert(EVENTUALLY(port_listens(port)));
+        hold = test_nbd_path(&nbd, "hold");
+        write_file(hold, "");
+        cr_assert(setenv("TEST_HOLD_RESOLVER", hold, 1) == 0 && setenv("LD_PRELOAD", library, 1) == 0);
+        (void) snprintf(memory, sizeof memory, "--memory=ram0,source=nbd:nbd://localhost:%d/#connections=2", port);
+        TEST_BROKER_START(&broker, memory, "--fill=off", "--seccomp=on");
+        client = test_connect(&broker, PB_ROLE_VMM);
+        cr_assert(ensure_is_right(client, images, 0, N_PAGES / 2 * TEST_PAGE));
+        cr_assert(unlink(hold) == 0);
+        cr_assert(ensure_is_right(client, images, N_PAGES / 2 * TEST_PAGE, N_PAGES / 2 * TEST_PAGE));
+        client = test_disconnect(client);
+        test_broker_stop(&broker);
+        test_kill_program(server);
+        stop(&nbd);
+}
+
 /* ---- doors of nbdkit ---- */
 
 /* What S3 is, too, with a URL that is signed beforehand. */
