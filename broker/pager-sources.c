@@ -20,19 +20,11 @@ int pager_add_source(struct pager *pager, struct source *source) {
                 return 0;
         r = reader_add_source(pager->reader, source);
         /* Edge-triggered and never read, as a doorbell: it is shared with another process. */
-        return r < 0 ? r : pager_watch(pager, source->ops->reads->get_fd(source), EPOLLIN | EPOLLET, source);
-}
-
-static void source_begin_end(struct pager *pager, const struct memory *memory, struct source *source) {
-        int fd;
-
-        /* A late answer is still going to be written into one of its buffers. */
-        if (source->n_active + source->n_abandoned > 0)
-                return;
-        source->standing = SOURCE_FINISHES;
-        fd = source->ops->reads->finish(source, memory->source_offset, memory->size);
-        if (pager_watch(pager, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, &pager->source_ended) < 0)
-                log_warning("source %s: the end of its helper cannot be noticed", source->name);
+        if (r == 0)
+                r = pager_watch(pager, source->ops->reads->get_fd(source), EPOLLIN | EPOLLET, source);
+        if (r == 0 && source->ops->reads->finish)
+                r = pager_watch(pager, source->ops->reads->get_end_fd(source), EPOLLIN | EPOLLRDHUP | EPOLLET, &pager->source_ended);
+        return r;
 }
 
 static void source_look_for_end(struct source *source) {
@@ -42,9 +34,8 @@ static void source_look_for_end(struct source *source) {
                 return;
         source->standing = r < 0 ? SOURCE_IS_LOST : SOURCE_HAS_ENDED;
         if (r < 0)
-                log_warning(
-                        "source %s: its helper ended before it was done: the server may keep what it could give back",
-                        source->name);
+                log_warning("source %s: its helper ended before it was done; what the server could give back it may keep",
+                            source->name);
 }
 
 struct ends {
@@ -57,14 +48,19 @@ static void source_step(struct pager *pager, const struct memory *memory, struct
                 source_step(pager, memory, source->parts[i], ends);
         if (!source->ops->reads || !source->ops->reads->finish)
                 return;
-        if (source->standing == SOURCE_READS)
-                source_begin_end(pager, memory, source);
-        else if (source->standing == SOURCE_FINISHES && ends->look) {
+        if (source->standing == SOURCE_READS && ends->look)
+                source->ops->reads->notice_end(source);
+        /* A late answer may still be written into one of its buffers. */
+        if (source->standing == SOURCE_READS && memory->completed && source->n_active + source->n_abandoned == 0) {
+                source->standing = SOURCE_FINISHES;
+                source->ops->reads->finish(source, memory->source_offset, memory->size);
+                ends->look = true; /* it may have ended long ago, and nothing would wake us */
+        }
+        if (source->standing == SOURCE_FINISHES && ends->look) {
                 if (atomic_load_explicit(&memory->counter_is_through, memory_order_acquire))
                         source_look_for_end(source);
                 else
-                        pager->source_ended =
-                                true; /* it still asks where there is data, and pokes us when it is through */
+                        pager->source_ended = true; /* that still asks where there is data, and will poke us */
         }
         ends->n++;
         ends->n_left += source->standing < SOURCE_HAS_ENDED;
@@ -79,10 +75,10 @@ void pager_end_sources(struct pager *pager) {
                 struct memory *memory = pager->memories[i];
                 struct ends ends = { .look = look };
 
-                if (!memory->completed || memory->source_has_ended)
+                if (memory->source_has_ended || (!memory->completed && !look))
                         continue;
                 source_step(pager, memory, memory->source, &ends);
-                if (ends.n_left > 0)
+                if (!memory->completed || ends.n_left > 0)
                         continue;
                 memory->source_has_ended = true;
                 if (ends.n == 0 || ends.n_lost > 0)

@@ -220,7 +220,27 @@ static void helper_installed(struct source *source, uint64_t offset, uint64_t le
 
 /* ---- the end ---- */
 
-static int helper_finish(struct source *source, uint64_t offset, uint64_t length) {
+static int helper_get_end_fd(struct source *source) {
+        return helper_of(source)->socket;
+}
+
+static bool has_ended(const struct source_helper *helper) {
+        ssize_t n;
+
+        do
+                n = recv(helper->socket, &(uint8_t) { 0 }, 1, MSG_DONTWAIT);
+        while (n > 0); /* it has nothing to say */
+        return n == 0 || (errno != EAGAIN && errno != EINTR);
+}
+
+static void helper_notice_end(struct source *source) {
+        struct source_helper *helper = helper_of(source);
+
+        if (!helper->gone && has_ended(helper))
+                helper_lost(helper);
+}
+
+static void helper_finish(struct source *source, uint64_t offset, uint64_t length) {
         struct source_helper *helper = helper_of(source);
 
         if (offset < source->size) {
@@ -230,18 +250,13 @@ static int helper_finish(struct source *source, uint64_t offset, uint64_t length
         order_helper_store(&helper->memory->finish, 1);
         if (!helper->gone)
                 helper_look(helper);
-        return helper->socket;
 }
 
 static int helper_end(struct source *source) {
         struct source_helper *helper = helper_of(source);
         bool done;
-        ssize_t n;
 
-        do
-                n = recv(helper->socket, &(uint8_t) { 0 }, 1, MSG_DONTWAIT);
-        while (n > 0); /* it has nothing to say */
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        if (!has_ended(helper))
                 return -EAGAIN;
         done = order_helper_load(&helper->memory->finished);
         helper->gone = true;
@@ -431,6 +446,8 @@ int source_open_helper(struct source **ret, const char *name, const char *kind, 
                 .reap = helper_reap,
                 .release = helper_release,
                 .finish = helper_finish,
+                .get_end_fd = helper_get_end_fd,
+                .notice_end = helper_notice_end,
                 .end = helper_end,
         };
         static const struct source_ops ops = {

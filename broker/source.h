@@ -45,9 +45,12 @@ struct source_reads {
         struct source_read *(*reap)(struct source *source);
         void (*release)(struct source *source, struct source_read *read);
         /* Nothing will be read any more, and no read is left to be released: `length` bytes from `offset` on are in guest
-         * memory. What the other side is to be told of that is told, then what reads ends. NULL: there is nothing to end.
-         * Returns a descriptor that polls readable or hung up at that end. */
-        int (*finish)(struct source *source, uint64_t offset, uint64_t length);
+         * memory. What the other side is to be told of that is told, then what reads ends. NULL: there is nothing to end. */
+        void (*finish)(struct source *source, uint64_t offset, uint64_t length);
+        /* With finish(): polls hung up when what reads has ended, in time or before. */
+        int (*get_end_fd)(struct source *source);
+        /* It may have: then every read under way fails. */
+        void (*notice_end)(struct source *source);
         /* -EAGAIN: it has not ended yet. Else what it held has been given back: 0, or -EPIPE if it ended before it was done.
          * Nobody may be in extent() then. */
         int (*end)(struct source *source);
