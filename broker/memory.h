@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "broker/failing.h"
 #include "broker/order.h"
 #include "broker/slice.h"
 #include "protocol/message.h"
@@ -61,6 +62,8 @@ struct memory {
         uint64_t *data; /* a word a slice; see memory_data_mask() */
 
         struct order_locality locality; /* of cold reads; the pager's */
+
+        struct failing failing; /* its reads; the pager's */
 
         struct source *source;
         struct checksums *checksums; /* of the source's blocks; NULL: none */

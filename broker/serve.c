@@ -317,6 +317,30 @@ void serve_cold(struct pager *pager, struct memory *memory, uint64_t slice, uint
         }
 }
 
+static void note_failing(struct memory *memory, uint64_t slice, uint64_t mask, int error, uint64_t now_us) {
+        uint64_t page = slice * SLICE_PAGES + (unsigned) __builtin_ctzll(mask);
+
+        if (error == -ESTALE || !failing_again(&memory->failing, now_us))
+                return;
+        log_event(LOG_WARNING, (.id = EVENT_SOURCE_FAILS, .memory = memory->name),
+                  "memory %s: source %s: reads fail and are tried again; the first was of page %" PRIu64 " (offset 0x%llx): %s",
+                  memory->name, memory->source->name, page, page * PB_PAGE_BYTES, source_error_text(error));
+}
+
+static void note_answer(struct memory *memory, bool is_retry) {
+        uint64_t now_us;
+        struct failing was;
+
+        if (memory->failing.n == 0)
+                return;
+        now_us = clock_now_us();
+        if (failing_no_more(&memory->failing, is_retry, now_us, &was))
+                log_event(LOG_NOTICE, (.id = EVENT_SOURCE_ANSWERS, .memory = memory->name),
+                          "memory %s: source %s can be read again; %" PRIu64 " reads had failed in %llu.%03u s", memory->name,
+                          memory->source->name, was.n, (unsigned long long) ((now_us - was.since_us) / USEC_PER_SEC),
+                          (unsigned) ((now_us - was.since_us) % USEC_PER_SEC / 1000));
+}
+
 /* Another try for pages that the caller owns. One page at a time after an error, so that one bad page does not take
  * its neighbours along; in one piece after silence, so that one slow spot does not take every buffer. */
 static void retry(struct pager *pager, struct memory *memory, uint64_t slice, uint64_t mask, const struct fetch *failed,
@@ -329,6 +353,7 @@ static void retry(struct pager *pager, struct memory *memory, uint64_t slice, ui
                 return;
         atomic_fetch_add_explicit(&memory->reads_failed, 1, memory_order_relaxed);
         trail_failed(&pager->trail, memory->index, slice, mask, state.attempt + 1, error, now_us);
+        note_failing(memory, slice, mask, error, now_us);
         if (!retry_again(&pager->options.retry, &state, error, now_us, &due_us)) {
                 give_up(pager, memory, slice, mask, error, failed->class);
                 return;
@@ -404,6 +429,7 @@ void serve_fetched(struct pager *pager, struct fetch *fetch) {
         count_fetched(pager, memory, got);
         if (got) {
                 publish_pages(pager, memory, fetch->slice, got, got);
+                note_answer(memory, fetch->attempt > 0);
                 say_installed(fetch, got);
         }
         if (failed)

@@ -27,6 +27,24 @@ TEST(heal, page_comes_when_it_is_wanted_again) {
         failure_stop(&f);
 }
 
+/* What a person reads while nothing is given up yet. */
+TEST(heal, source_that_fails_for_a_while_is_in_the_log_with_its_end) {
+        struct ensure_call call;
+        struct failure f;
+
+
+        failure_start(&f, "", "--source-retries=100", "--seccomp=on");
+        failure_break(&f, 7);
+        ensure_start(&call, f.client, 7 * TEST_PAGE, 1, PB_READ);
+        cr_assert(test_broker_will_log(&f.broker, "reads fail and are tried again; the first was of page 7 (offset 0x7000): "
+                                                  "Input/output error\n"));
+        test_gate_open(&f.gate);
+        cr_assert_eq(ensure_wait(&call), 0);
+        test_image_assert(&f.image, 7, 1, pb_translate(f.client, 7 * TEST_PAGE, TEST_PAGE));
+        cr_assert(test_broker_will_log(&f.broker, " can be read again; "));
+        failure_stop(&f);
+}
+
 TEST(heal, is_of_the_range_that_was_named) {
         static const uint64_t pages[] = { 0, 7, 63, 64, 700, 1023 };
         struct failure f;
