@@ -166,7 +166,8 @@ int broker_complain_none(const char *where) {
                         "no broker is running on %s. To start one for the VM web1:\n"
                         "  systemctl start pagebroker@web1        (described in /etc/pagebroker/web1.conf)\n"
                         "  pagebrokerd --name=web1 --socket=/run/web1.socket --memory=ram,source=file:SNAPSHOT\n"
-                        "One that has no bus is asked by its socket: pagebrokerctl --socket=PATH status",
+                        "One that has no bus, or whose bus has been started anew since, is asked by its socket:\n"
+                        "  pagebrokerctl --socket=PATH status",
                         where);
 }
 

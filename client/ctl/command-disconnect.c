@@ -37,6 +37,9 @@ static int find_by_name(const struct broker *broker, const char *name, uint64_t 
         }
         if (n == 1)
                 return STATUS_OK;
+        if (n == 0)
+                return complain(STATUS_FAILURE, "no client of %s that is connected is called %s; see pagebrokerctl clients",
+                                broker->name, text_safe(name).s);
         return complain(STATUS_FAILURE,
                         "%u clients of %s are called %s: name one by its number, see pagebrokerctl clients", n,
                         broker->name, text_safe(name).s);
@@ -56,5 +59,13 @@ int command_disconnect(const struct ctl *ctl, char **args, unsigned n UNUSED) {
                 if (status != STATUS_OK)
                         return status;
         }
-        return broker_ask(broker, "disconnect", "DisconnectClient", NULL, "t", id);
+        status = broker_ask(broker, "disconnect", "DisconnectClient", NULL, "t", id);
+        if (status == STATUS_OK && ctl->json) {
+                _cleanup_json_ json_object *object = json_new_object();
+
+                json_set_text(object, "name", broker->name);
+                json_set_u64(object, "client", id);
+                json_print(object);
+        }
+        return status;
 }

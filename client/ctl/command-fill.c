@@ -34,8 +34,21 @@ static int parse_fill(char **args, unsigned n, struct fill *ret) {
         return 0;
 }
 
+static void print(const char *name, bool on, const uint64_t *rate, bool complete) {
+        _cleanup_json_ json_object *object = json_new_object();
+
+        if (name)
+                json_set_text(object, "name", name);
+        json_set_bool(object, "fill", on);
+        if (rate)
+                json_set_u64(object, "fill_rate", *rate);
+        if (name)
+                json_set_bool(object, "complete", complete);
+        json_print(object);
+}
+
 /* What is not said stays. */
-static int fill_by_bus(const struct broker *broker, const struct fill *fill) {
+static int fill_by_bus(const struct ctl *ctl, const struct broker *broker, const struct fill *fill) {
         _cleanup_view_ struct view view = {};
         uint64_t rate;
         int status, on;
@@ -44,12 +57,19 @@ static int fill_by_bus(const struct broker *broker, const struct fill *fill) {
         if (status != STATUS_OK)
                 return status;
         if (json_is(view.vm, "complete")) {
-                (void) printf("all of %s is here: nothing is left to fill\n", broker->name);
+                rate = json_u64(view.vm, "fill_rate");
+                if (ctl->json)
+                        print(broker->name, false, &rate, true);
+                else
+                        (void) printf("all of %s is here: nothing is left to fill\n", broker->name);
                 return STATUS_OK;
         }
         on = fill->has_switch ? fill->on : json_is(view.vm, "fill");
         rate = fill->has_rate ? fill->rate : json_u64(view.vm, "fill_rate");
-        return broker_ask(broker, "fill", "SetFill", NULL, "bt", on, rate);
+        status = broker_ask(broker, "fill", "SetFill", NULL, "bt", on, rate);
+        if (status == STATUS_OK && ctl->json)
+                print(broker->name, on, &rate, false);
+        return status;
 }
 
 int command_fill(const struct ctl *ctl, char **args, unsigned n) {
@@ -62,8 +82,12 @@ int command_fill(const struct ctl *ctl, char **args, unsigned n) {
                 return STATUS_USAGE;
         if (ctl->socket && fill.has_rate)
                 return complain(STATUS_USAGE, "fill rate needs a bus: by the socket, the fill is switched on and off");
-        if (ctl->socket)
-                return socket_set_fill(ctl, fill.on);
+        if (ctl->socket) {
+                status = socket_set_fill(ctl, fill.on);
+                if (status == STATUS_OK && ctl->json)
+                        print(NULL, fill.on, NULL, false);
+                return status;
+        }
         status = broker_find(ctl, &brokers, &broker);
-        return status == STATUS_OK ? fill_by_bus(broker, &fill) : status;
+        return status == STATUS_OK ? fill_by_bus(ctl, broker, &fill) : status;
 }

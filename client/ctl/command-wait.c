@@ -7,6 +7,7 @@
 #include "client/ctl/bus.h"
 #include "client/ctl/complain.h"
 #include "client/ctl/ctl.h"
+#include "client/ctl/decode.h"
 #include "client/ctl/socket.h"
 #include "common/clock.h"
 
@@ -17,6 +18,16 @@ static int complain_late(const struct ctl *ctl, const char *where) {
                         ctl->timeout_s == 1 ? "" : "s");
 }
 
+static int here(const struct ctl *ctl, const char *key, const char *value) {
+        if (ctl->json) {
+                _cleanup_json_ json_object *object = json_new_object();
+
+                json_set_text(object, key, value);
+                json_print(object);
+        }
+        return STATUS_OK;
+}
+
 /* A socket announces nobody who binds it. */
 static int wait_by_socket(const struct ctl *ctl, uint64_t limit_us) {
         const struct timespec step = clock_timespec(STEP_US);
@@ -25,7 +36,7 @@ static int wait_by_socket(const struct ctl *ctl, uint64_t limit_us) {
                 int r = socket_has_broker(ctl);
 
                 if (r != 0)
-                        return r < 0 ? STATUS_FAILURE : STATUS_OK;
+                        return r < 0 ? STATUS_FAILURE : here(ctl, "socket", ctl->socket);
                 if (clock_now_us() >= limit_us) {
                         _cleanup_free_ char *where = NULL;
 
@@ -53,7 +64,7 @@ int command_wait(const struct ctl *ctl, char **args UNUSED, unsigned n UNUSED) {
         if (r < 0)
                 return complain(STATUS_FAILURE, "waiting on %s: %s", brokers.bus_name, strerror(-r));
         if (r > 0)
-                return STATUS_OK;
+                return here(ctl, "name", broker->name);
         if (asprintf(&where, "%s%s%shas come to %s", ctl->machine ? "of " : "", ctl->machine ?: "",
                      ctl->machine ? " " : "", brokers.bus_name) < 0)
                 return STATUS_FAILURE;

@@ -54,13 +54,13 @@ const struct command commands[] = {
         { .name = "wait",
           .arguments = "[NAME]",
           .summary = "until a broker answers",
-          .options = BY_BOTH | OPTION_TIMEOUT,
+          .options = BY_BOTH | OPTION_JSON | OPTION_TIMEOUT,
           .takes_name = true,
           .run = command_wait },
         { .name = "fill",
           .arguments = "on|off|rate SIZE",
           .summary = "the background fill: on, off, or at most SIZE a second (0: no limit)",
-          .options = BY_BOTH,
+          .options = BY_BOTH | OPTION_JSON,
           .args_min = 1,
           .args_max = 2,
           .run = command_fill },
@@ -86,7 +86,7 @@ const struct command commands[] = {
         { .name = "disconnect",
           .arguments = "CLIENT",
           .summary = "end a client's session (its number is in clients)",
-          .options = BY_BUS,
+          .options = BY_BUS | OPTION_JSON,
           .args_min = 1,
           .args_max = 1,
           .run = command_disconnect },
@@ -108,7 +108,7 @@ static const char help_options[] =
         "                     wait, fill and heal\n"
         "\n"
         "Options\n"
-        "  --json             for programs: one JSON object a line\n"
+        "  --json             for programs: one JSON object a line (all commands but top and metrics)\n"
         "  --interval=SECONDS of watch and top (1; 0.01 or more)\n"
         "  --timeout=SECONDS  how long wait waits at most, and watch for a broker that is restarted (10; 0: ask once)\n"
         "  --memory=NAME      map, prefetch, heal: this memory by its own offsets, not the guest's regions\n"

@@ -128,6 +128,19 @@ TEST(answers, fill_changes_what_is_said_and_nothing_else) {
         cr_assert_str_eq(take_calls(&scene), "fill 1 67108864\n");
         CTL_ENDS(0, scene.bus.option, "fill", "rate", "0");
         cr_assert_str_eq(take_calls(&scene), "fill 1 0\n");
+        CTL_ENDS(0, scene.bus.option, "fill", "off", "--json");
+        SAYS("{ \"name\": \"web1\", \"fill\": false, \"fill_rate\": 1048576, \"complete\": false }\n");
+        end(&scene);
+}
+
+TEST(answers, wait_names_the_broker_that_came_to_programs) {
+        struct scene scene;
+
+        begin(&scene, FAKE_FINE);
+        CTL_ENDS(0, scene.bus.option, "wait");
+        cr_assert_str_eq(ctl_out, "");
+        CTL_ENDS(0, scene.bus.option, "wait", "--json");
+        cr_assert_str_eq(ctl_out, "{ \"name\": \"web1\" }\n");
         end(&scene);
 }
 
@@ -139,8 +152,11 @@ TEST(answers, disconnect_takes_a_number_or_a_name) {
         cr_assert_str_eq(take_calls(&scene), "disconnect 7\n");
         CTL_ENDS(0, scene.bus.option, "disconnect", "disk");
         cr_assert_str_eq(take_calls(&scene), "disconnect 12\n");
+        CTL_ENDS(0, scene.bus.option, "disconnect", "disk", "--json");
+        cr_assert_str_eq(ctl_out, "{ \"name\": \"web1\", \"client\": 12 }\n");
+        cr_assert_str_eq(take_calls(&scene), "disconnect 12\n");
         CTL_ENDS(1, scene.bus.option, "disconnect", "tape");
-        COMPLAINS("0 clients of web1 are called tape");
+        COMPLAINS("no client of web1 that is connected is called tape");
         cr_assert_str_eq(take_calls(&scene), "");
         end(&scene);
 }

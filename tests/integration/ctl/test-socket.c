@@ -61,7 +61,8 @@ TEST(socket, watch_ends_when_the_fill_has_brought_everything) {
         struct test_broker broker;
 
         start(&broker, &image);
-        cr_assert_eq(run(&broker, "fill on"), 0, "%s", ctl_err);
+        cr_assert_eq(run(&broker, "fill on --json"), 0, "%s", ctl_err);
+        cr_assert_str_eq(ctl_out, "{ \"fill\": true }\n");
         cr_assert_eq(run(&broker, "watch --interval=0.01"), 0, "%s", ctl_err);
         cr_assert(strstr(ctl_out, "100.0 % of the memory"), "%s", ctl_out);
         cr_assert_eq(run(&broker, "status --json"), 0, "%s", ctl_err);
