@@ -433,10 +433,12 @@ static int broker_set_up(struct broker *broker) {
                 r = sd_event_add_time_relative(broker->event, NULL, CLOCK_MONOTONIC, 0, 0, on_nothing, NULL);
         if (r >= 0)
                 r = sd_event_run(broker->event, 0);
-        if (r >= 0)
-                r = bus_start(broker);
-        if (r >= 0)
-                r = broker_start_healing(broker);
+        return r;
+}
+
+static int broker_let_in(struct broker *broker) {
+        int r = broker_start_healing(broker);
+
         if (r >= 0)
                 r = hotplug_wait(broker);
         if (r >= 0)
@@ -475,10 +477,15 @@ static void log_ready(struct broker *broker) {
 }
 
 int broker_run(struct broker *broker) {
-        int r = broker_set_up(broker);
+        int r = broker_set_up(broker), said = 0;
 
+        if (r >= 0)
+                r = said = bus_start(broker);
+        if (r >= 0)
+                r = broker_let_in(broker);
         if (r < 0) {
-                log_error("cannot set up the event loop: %s", strerror(-r));
+                if (said >= 0)
+                        log_error("cannot set up the event loop: %s", strerror(-r));
                 return r;
         }
         /* After a restart somebody waits, and the counters can do without. */

@@ -286,7 +286,14 @@ int bus_start(struct broker *broker) {
                         log_notice("not on the system bus: %s; --bus=none keeps this line away", strerror(-r));
                         return 0;
                 }
-                log_error("--bus=%s: %s", which, address ? strerror(-r) : "no such bus here");
+                /* A VM that runs does not stand still for want of being looked at. */
+                if (broker->resumed) {
+                        log_warning("--bus=%s: %s; clients are served as before, and nobody sees this broker", which,
+                                    strerror(-r));
+                        return 0;
+                }
+                log_error("--bus=%s: %s; without this option a broker goes on if there is no bus", which,
+                          address ? strerror(-r) : "no such bus here ($DBUS_SESSION_BUS_ADDRESS)");
                 return r;
         }
         r = watch(bus);

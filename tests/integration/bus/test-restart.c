@@ -98,3 +98,28 @@ TEST(restart, the_next_broker_fills_as_the_admin_wanted_it) {
         test_bus_stop(&bus);
         test_image_unlink(&image);
 }
+
+TEST(restart, the_next_broker_serves_though_the_bus_it_was_told_has_gone) {
+        struct test_broker broker;
+        struct test_bus bus;
+        pb_client *client;
+
+        test_image_make(&image, &(struct test_image_spec) { .seed = 93, .n_pages = 256 });
+        test_bus_start(&bus);
+        test_broker_start(&broker,
+                          &(struct test_broker_options) {
+                                  .supervised = true,
+                                  .args = (const char *const[]) { TEST_MEMORY("ram0", &image), bus.option, "--fill=off", NULL },
+                          });
+        client = test_connect(&broker, PB_ROLE_DEVICE);
+        test_ensure_and_check(client, &image, 0, 10 * TEST_PAGE);
+        test_bus_kill(&bus);
+        test_broker_kill_served(&broker);
+        test_broker_wait_next(&broker);
+        test_ensure_and_check(client, &image, 100 * TEST_PAGE, 10 * TEST_PAGE);
+        cr_assert(test_broker_will_log(&broker, "clients are served as before, and nobody sees this broker"));
+        client = test_disconnect(client);
+        test_broker_stop(&broker);
+        test_bus_stop(&bus);
+        test_image_unlink(&image);
+}
