@@ -179,6 +179,15 @@ static void on_peer_ended(void *data) {
         (void) !write(broker->eventfd, &(uint64_t) { 1 }, sizeof(uint64_t));
 }
 
+static void on_replayed(void *data) {
+        struct broker *broker = data;
+
+        (void) pthread_mutex_lock(&broker->lock);
+        broker->replayed = true;
+        (void) pthread_mutex_unlock(&broker->lock);
+        (void) !write(broker->eventfd, &(uint64_t) { 1 }, sizeof(uint64_t));
+}
+
 static void *count_thread(void *arg) {
         struct broker *broker = arg;
 
@@ -232,6 +241,7 @@ int broker_make(struct broker *broker) {
                 .completed = on_completed,
                 .page_lost = broker_note_lost,
                 .peer_ended = on_peer_ended,
+                .replayed = on_replayed,
                 .poisoned = bus_post_poisoned,
                 .source_lost = bus_post_lost,
                 .memory_cleared = on_memory_cleared,
@@ -326,7 +336,7 @@ static int on_news(sd_event_source *source, int fd, uint32_t events, void *data)
         struct closed_session *closed, *next;
         struct memory *lost, *cleared[PB_MEMORIES_MAX];
         int cleared_result[PB_MEMORIES_MAX];
-        bool completed, peers_ended;
+        bool completed, peers_ended, replayed;
 
         (void) !read(fd, &(uint64_t) { 0 }, sizeof(uint64_t));
         (void) pthread_mutex_lock(&broker->lock);
@@ -339,6 +349,8 @@ static int on_news(sd_event_source *source, int fd, uint32_t events, void *data)
         lost = broker->lost; /* stays: it is said once */
         peers_ended = broker->peers_ended;
         broker->peers_ended = false;
+        replayed = broker->replayed;
+        broker->replayed = false;
         (void) pthread_mutex_unlock(&broker->lock);
         for (; closed; closed = next) {
                 struct connection *connection, *next_connection;
@@ -364,6 +376,8 @@ static int on_news(sd_event_source *source, int fd, uint32_t events, void *data)
         for (unsigned i = 0; i < PB_MEMORIES_MAX; i++)
                 if (cleared[i])
                         hotplug_cleared(broker, cleared[i], cleared_result[i]);
+        if (replayed)
+                working_set_replayed(broker);
         if (peers_ended) {
                 connections_drop_dead_peers(broker);
                 hotplug_check(broker);

@@ -12,6 +12,7 @@
 #include "broker/store.h"
 #include "broker/tally.h"
 #include "broker/watchdog.h"
+#include "broker/working-set.h"
 #include "protocol/message.h"
 
 struct bus;
@@ -62,6 +63,7 @@ struct broker {
         sd_event_source *grace;
         struct pager *pager;
         int record_fd, replay_fd; /* working-set.h; or -1 */
+        struct working_set working_set;
         int uffd_device; /* an opened /dev/userfaultfd, or -1 */
 
         sd_event *event;
@@ -86,7 +88,7 @@ struct broker {
         struct memory *cleared[PB_MEMORIES_MAX]; /* by index */
         int cleared_result[PB_MEMORIES_MAX];
         struct closed_session *closed;
-        bool completed, peers_ended;
+        bool completed, peers_ended, replayed;
         bool stopping;
         struct memory *lost; /* of a page that a peer waits for in vain, with ON_ERROR_STOP */
         uint64_t lost_page;

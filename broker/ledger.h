@@ -84,6 +84,7 @@ struct ledger_data {
         uint64_t fill_rate;        /* its limit in bytes per second; 0: none */
         uint64_t fill_rate_option; /* what this and `fill` are on the command line */
         uint32_t fill_option, padding;
+        uint32_t recording, replaying; /* 1 while a working set is, on an admin's word: that ends with its broker */
 };
 
 struct ledger {

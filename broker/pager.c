@@ -13,12 +13,14 @@
 #include "broker/pager-internal.h"
 #include "broker/peer.h"
 #include "broker/recorder.h"
+#include "broker/replay.h"
 #include "broker/session.h"
 #include "broker/source.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/macro.h"
 #include "protocol/order.h"
+#include "protocol/working-set.h"
 
 /* #syscalls:broker epoll_wait epoll_ctl sched_yield ~getcpu ~clock_gettime */
 
@@ -86,7 +88,14 @@ void pager_clear(struct pager *pager, struct memory *memory) {
 }
 
 void pager_set_replay(struct pager *pager, struct replay *replay) {
+        /* Now: whoever asked for it may look before the pager has begun. */
+        atomic_fetch_add_explicit(&pager->replays_asked, 1, memory_order_relaxed);
         pager_command(pager, (struct pager_command) { .kind = COMMAND_REPLAY, .replay = replay });
+}
+
+bool pager_is_replaying(const struct pager *pager) {
+        return atomic_load_explicit(&pager->replays_ended, memory_order_acquire) !=
+               atomic_load_explicit(&pager->replays_asked, memory_order_relaxed);
 }
 
 void pager_add_prefetch(struct pager *pager, struct own_prefetch *prefetch) {
@@ -182,6 +191,12 @@ static void pager_end_session(struct pager *pager, struct session *session) {
         session_close(session);
 }
 
+static void tell_fill(struct pager *pager) {
+        atomic_store_explicit(&pager->fill_on_now, pager->fill_on, memory_order_relaxed);
+        if (pager->fill_on)
+                recorder_flag(pager->recorder, PB_WORKING_SET_FILL);
+}
+
 static bool pager_run_commands(struct pager *pager) {
         struct pager_command *command, *next;
         struct session *session;
@@ -208,7 +223,7 @@ static bool pager_run_commands(struct pager *pager) {
                         pager->fill_again_us = 0;
                         if (!command->on)
                                 pager_fill_stop(pager);
-                        atomic_store_explicit(&pager->fill_on_now, pager->fill_on, memory_order_relaxed);
+                        tell_fill(pager);
                         break;
                 case COMMAND_FILL_AGAIN:
                         pager->fill_again_us = 0;
@@ -216,7 +231,7 @@ static bool pager_run_commands(struct pager *pager) {
                 case COMMAND_FILL_ANEW:
                         pager->fill_on = pager->fill_wanted && !pager->retired;
                         pager->fill_again_us = 0;
-                        atomic_store_explicit(&pager->fill_on_now, pager->fill_on, memory_order_relaxed);
+                        tell_fill(pager);
                         break;
                 case COMMAND_CLEAR:
                         pager_clear_begin(pager, command->memory);
@@ -499,6 +514,8 @@ struct pager *pager_free(struct pager *pager) {
         pager_drop_reads(pager);
         for (struct pager_command *command = pager->commands, *next; command; command = next) {
                 next = command->next; /* came after the last turn */
+                if (command->kind == COMMAND_REPLAY)
+                        (void) replay_free(command->replay);
                 free(command);
         }
         (void) pager_can_be_freed(pager);

@@ -71,6 +71,8 @@ struct pager_events {
         void (*page_lost)(void *data, struct memory *memory, uint64_t page);
         /* On a peer's thread: it is served no longer. May be NULL. */
         void (*peer_ended)(void *data);
+        /* On the pager's thread: a replay has come to its end, or has been ended. May be NULL. */
+        void (*replayed)(void *data);
         /* After pager_clear(): all zeros, its pages given back. */
         void (*memory_cleared)(void *data, struct memory *memory, int result);
         /* On the pager's thread: the memory is complete, and what read its source, if that was a process, has ended with
@@ -172,7 +174,9 @@ struct pager {
         atomic_uint_fast64_t bytes_fetched;
         atomic_uint_fast64_t faults_linked;
         atomic_uint_fast64_t faults_peer;
-        atomic_bool fill_on_now, replay_on_now; /* for the counters */
+        atomic_bool fill_on_now; /* for the counters */
+        atomic_uint replays_asked, replays_ended; /* equal: none is under way */
+        atomic_uint_fast64_t replay_total, replay_done; /* pages of the latest one */
 };
 
 int pager_new(struct pager **ret, const struct pager_options *options, const struct pager_events *events);
@@ -206,6 +210,8 @@ void pager_fill_anew(struct pager *pager);
 void pager_clear(struct pager *pager, struct memory *memory);
 /* Takes the replay; one that runs is ended. */
 void pager_set_replay(struct pager *pager, struct replay *replay);
+/* From the call of pager_set_replay() until it has come to its end. */
+bool pager_is_replaying(const struct pager *pager);
 /* How often it has been round, and: go round once more. */
 uint64_t pager_turns(const struct pager *pager);
 void pager_poke(struct pager *pager);

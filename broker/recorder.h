@@ -13,22 +13,24 @@
 
 struct memory;
 struct recorder;
+struct recording;
 
 struct recorder_counters {
         bool on;
-        uint64_t pages, entries, since_us; /* since_us: CLOCK_MONOTONIC */
+        uint64_t pages, entries, started_us; /* started_us: microseconds since 1970 */
 };
 
 int recorder_new(struct recorder **ret);
 struct recorder *recorder_free(struct recorder *recorder);
 
-/* Begins anew; what was recorded and not taken is forgotten. -ENOMEM. */
-int recorder_start(struct recorder *recorder, const char *vm, struct memory *const memories[], unsigned n_memories);
+/* Takes the recording. One that is under way is forgotten. */
+void recorder_start(struct recorder *recorder, struct recording *recording);
 
-/*
- * The mark: ends the recording and returns it as a sealed memfd, protocol/working-set.h. -ENODATA: none was begun.
- */
-int recorder_stop(struct recorder *recorder);
+/* The mark: ends the recording and returns it, finished and the caller's. NULL: none is under way. */
+struct recording *recorder_stop(struct recorder *recorder);
+
+/* Something that whoever reads it is to know: PB_WORKING_SET_*. */
+void recorder_flag(struct recorder *recorder, uint32_t flags);
 
 /* Only looks; from any thread. */
 bool recorder_is_on(const struct recorder *recorder);

@@ -2,6 +2,9 @@
 #include "broker/replay.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,20 +27,20 @@
 /* Pages between two runs that are cheaper read along than left out. */
 #define GAP_PAGES 8u
 
-/* The largest file that working_set_check() can find nothing wrong with. */
-#define FILE_SIZE_MAX                                                                                                    \
-        (sizeof(struct pb_working_set_header) + PB_MEMORIES_MAX * sizeof(struct pb_working_set_memory) +                 \
-         PB_WORKING_SET_CLIENTS_MAX * sizeof(struct pb_working_set_client) +                                             \
-         (uint64_t) PB_WORKING_SET_ENTRIES_MAX * sizeof(struct pb_working_set_entry))
-
 struct notes {
         char *text;
 };
 
-static void note(struct notes *notes, const char *format, const char *name) {
+static void note(struct notes *notes, const char *format, ...) PRINTF_LIKE(2, 3);
+static void note(struct notes *notes, const char *format, ...) {
         char *line = NULL, *more = NULL;
+        va_list ap;
+        int n;
 
-        if (asprintf(&line, format, name) < 0)
+        va_start(ap, format);
+        n = vasprintf(&line, format, ap);
+        va_end(ap);
+        if (n < 0)
                 return;
         if (!notes->text) {
                 notes->text = line;
@@ -50,26 +53,56 @@ static void note(struct notes *notes, const char *format, const char *name) {
         free(line);
 }
 
+/* Is it the same file? By what the file system says, if it said so both times; then its path may have changed. */
+static bool is_same_source(const struct pb_working_set_memory *from, const struct memory *memory) {
+        const struct source *source = memory->source;
+        struct stat st;
+
+        if (source->size != from->source_size || memory->source_offset != from->source_offset)
+                return false;
+        if (from->inode == 0 || source->fd < 0 || fstat(source->fd, &st) < 0)
+                return strcmp(source->name ?: "", from->source) == 0;
+        return st.st_dev == from->device && st.st_ino == from->inode &&
+               (uint64_t) st.st_mtim.tv_sec * 1000000000ull + (uint64_t) st.st_mtim.tv_nsec == from->modified_ns;
+}
+
+static void compare_memory(const struct pb_working_set_memory *from, const struct memory *memory, struct notes *notes) {
+        const char *name = memory->source->name ?: "";
+
+        if (memory->size != from->size)
+                note(notes, "memory %s had %" PRIu64 " bytes and has %" PRIu64 " here", from->name, from->size, memory->size);
+        if (is_same_source(from, memory))
+                return;
+        if (strcmp(name, from->source) == 0)
+                note(notes, "memory %s comes from %s, which was another file then, or has changed since", from->name, name);
+        else
+                note(notes, "memory %s was taken from %s, and comes from %s here", from->name, from->source, name);
+}
+
 /* Which of our memories each of the file's is; NULL: none. How many were found. */
-static unsigned match(const struct working_set_view *view, struct memory *const memories[], unsigned n_memories,
-                      struct memory *ret[PB_MEMORIES_MAX], struct notes *notes) {
+static unsigned match(const struct working_set_view *view, const struct replay_target *target,
+                      struct memory *ret[PB_MEMORIES_MAX], struct notes *notes, struct notes *differences) {
         unsigned found = 0;
 
         for (uint32_t i = 0; i < view->header->n_memories; i++) {
                 const struct pb_working_set_memory *from = &view->memories[i];
 
                 ret[i] = NULL;
-                for (unsigned j = 0; j < n_memories; j++)
-                        if (strcmp(memories[j]->name, from->name) == 0)
-                                ret[i] = memories[j];
+                for (unsigned j = 0; j < target->n_memories; j++)
+                        if (strcmp(target->memories[j]->name, from->name) == 0)
+                                ret[i] = target->memories[j];
                 if (!ret[i])
-                        note(notes, "it has a memory %s, which this VM does not", from->name);
-                else if (ret[i]->size != from->size)
-                        note(notes, "memory %s has another size here", from->name);
-                else if (ret[i]->source->size != from->source_size || ret[i]->source_offset != from->source_offset)
-                        note(notes, "memory %s was taken from another source", from->name);
+                        note(differences, "it has a memory %s, which this VM does not", from->name);
+                else if (atomic_load(&ret[i]->hidden)) {
+                        note(notes, "memory %s is not plugged in, and is left out", from->name);
+                        ret[i] = NULL;
+                } else
+                        compare_memory(from, ret[i], differences);
                 found += ret[i] != NULL;
         }
+        if (strcmp(view->header->vm, target->vm) != 0)
+                note(differences->text ? differences : notes, "it was recorded from the VM %s, and this is %s",
+                     view->header->vm, target->vm);
         return found;
 }
 
@@ -132,27 +165,35 @@ static int fail(char **ret_error, int error, const char *why) {
         return error;
 }
 
-int replay_new(struct replay **ret, const void *file, uint64_t size, struct memory *const memories[], unsigned n_memories,
-               char **ret_notice, char **ret_error) {
+int replay_new(struct replay **ret, const void *file, uint64_t size, const struct replay_target *target, char **ret_notice,
+               char **ret_error) {
+        struct notes notes = {}, differences = {};
         struct memory *match_of[PB_MEMORIES_MAX];
         struct working_set_view view;
-        struct notes notes = {};
         struct replay *replay;
         const char *wrong = working_set_check(file, size, &view);
+        int r = 0;
 
         if (wrong)
                 return fail(ret_error, -EINVAL, wrong);
-        if (match(&view, memories, n_memories, match_of, &notes) == 0) {
-                free(notes.text);
-                return fail(ret_error, -EINVAL, "has no memory of a name that this VM has");
+        if (match(&view, target, match_of, &notes, &differences) == 0)
+                r = fail(ret_error, -EINVAL, "has no memory of a name that this VM has plugged in");
+        else if (differences.text && !target->force) {
+                *ret_error = PTR_TAKE(differences.text);
+                r = -EXDEV;
         }
-        replay = calloc(1, sizeof *replay);
+        if (differences.text)
+                note(&notes, "%s", differences.text);
+        free(differences.text);
+        replay = r == 0 ? calloc(1, sizeof *replay) : NULL;
         if (replay)
                 replay->runs = calloc(max_u64(view.header->n_entries, 1), sizeof replay->runs[0]);
-        if (!replay || !replay->runs) {
+        if (r == 0 && (!replay || !replay->runs))
+                r = fail(ret_error, -ENOMEM, "needs more memory than there is");
+        if (r < 0) {
                 free(notes.text);
                 (void) replay_free(replay);
-                return fail(ret_error, -ENOMEM, "needs more memory than there is");
+                return r;
         }
         plan(replay, &view, match_of);
         *ret_notice = notes.text;
@@ -160,14 +201,13 @@ int replay_new(struct replay **ret, const void *file, uint64_t size, struct memo
         return 0;
 }
 
-int replay_load(struct replay **ret, int fd, struct memory *const memories[], unsigned n_memories, char **ret_notice,
-                char **ret_error) {
+int replay_load(struct replay **ret, int fd, const struct replay_target *target, char **ret_notice, char **ret_error) {
         _cleanup_free_ void *file = NULL;
         struct stat st;
 
         if (fstat(fd, &st) < 0)
                 return fail(ret_error, -errno, strerror(errno));
-        if (!S_ISREG(st.st_mode) || st.st_size <= 0 || (uint64_t) st.st_size > FILE_SIZE_MAX)
+        if (!S_ISREG(st.st_mode) || st.st_size <= 0 || (uint64_t) st.st_size > PB_WORKING_SET_SIZE_MAX)
                 return fail(ret_error, -EINVAL, "is not a working set: wrong kind or size of file");
         file = malloc((size_t) st.st_size);
         if (!file)
@@ -179,7 +219,7 @@ int replay_load(struct replay **ret, int fd, struct memory *const memories[], un
                         return fail(ret_error, n < 0 ? -errno : -EIO, n < 0 ? strerror(errno) : "became shorter");
                 done += n;
         }
-        return replay_new(ret, file, (uint64_t) st.st_size, memories, n_memories, ret_notice, ret_error);
+        return replay_new(ret, file, (uint64_t) st.st_size, target, ret_notice, ret_error);
 }
 
 struct replay *replay_free(struct replay *replay) {

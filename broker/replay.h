@@ -2,7 +2,7 @@
 /* A recorded working set as a plan of prefetches: in recorded order, with what lies close together in one piece. */
 #pragma once
 
-#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct memory;
@@ -19,16 +19,24 @@ struct replay {
         uint64_t began_us; /* the pager's */
 };
 
-/*
- * Makes a plan of a file in memory (protocol/working-set.h), which must not change meanwhile. Memories are found by name.
- * What is missing or differs and can be lived with comes back in `ret_notice` (NULL: nothing); why there is no plan, in
- * `ret_error`. Both are the caller's to free. -EINVAL: not a working set, or none of this VM; -ENOMEM.
- */
-int replay_new(struct replay **ret, const void *file, uint64_t size, struct memory *const memories[], unsigned n_memories,
-               char **ret_notice, char **ret_error);
+/* What a file is to be replayed into. */
+struct replay_target {
+        const char *vm;
+        struct memory *const *memories;
+        unsigned n_memories;
+        bool force; /* also what was recorded from other memories or sources; as far as it goes */
+};
 
-/* The same from a descriptor, which is not closed: a regular file, or a memfd sealed against writing. */
-int replay_load(struct replay **ret, int fd, struct memory *const memories[], unsigned n_memories, char **ret_notice,
-                char **ret_error);
+/*
+ * Makes a plan of a file in memory (protocol/working-set.h), which must not change meanwhile. Memories are found by name; those
+ * that are not plugged in are left out. What can be lived with comes back in `ret_notice` (NULL: nothing); why there is no
+ * plan, in `ret_error`. Both are the caller's to free. -EINVAL: not a working set, or none of this VM; -EXDEV: recorded from
+ * another memory or source, and not forced; -ENOMEM.
+ */
+int replay_new(struct replay **ret, const void *file, uint64_t size, const struct replay_target *target, char **ret_notice,
+               char **ret_error);
+
+/* The same from a descriptor, which is not closed: a regular file. */
+int replay_load(struct replay **ret, int fd, const struct replay_target *target, char **ret_notice, char **ret_error);
 
 struct replay *replay_free(struct replay *replay);

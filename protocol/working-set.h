@@ -21,7 +21,9 @@
 #define PB_WORKING_SET_CLIENTS_MAX 1024u
 
 enum pb_working_set_flags {
-        PB_WORKING_SET_TRUNCATED = 1u << 0, /* more was wanted than the table of entries holds */
+        PB_WORKING_SET_TRUNCATED = 1u << 0, /* more was wanted than the tables hold */
+        PB_WORKING_SET_FILL = 1u << 1,      /* the fill was on, and what it brought before was not seen to be wanted */
+        PB_WORKING_SET_RESUMED = 1u << 2,   /* begun by a broker that carries on: what was wanted before is not in it */
 };
 
 enum pb_working_set_class {
@@ -40,7 +42,8 @@ struct pb_working_set_header {
         uint64_t started_us;  /* wall clock, microseconds since 1970 */
         uint64_t duration_us; /* from the start of the recording to its mark */
         char vm[PB_NAME_SIZE];
-        uint8_t padding[40];
+        uint64_t pages_present; /* that were there at the start, so that nobody could be seen to want them */
+        uint8_t padding[32];
 };
 
 /* What the pages were taken from. Zeros where the source cannot tell. */
@@ -75,6 +78,12 @@ static_assert(sizeof(struct pb_working_set_header) == 128, "contract");
 static_assert(sizeof(struct pb_working_set_memory) == 352, "contract");
 static_assert(sizeof(struct pb_working_set_client) == 40, "contract");
 static_assert(sizeof(struct pb_working_set_entry) == 24, "contract");
+
+/* The largest file that working_set_check() can find nothing wrong with. */
+#define PB_WORKING_SET_SIZE_MAX                                                                                       \
+        (sizeof(struct pb_working_set_header) + PB_MEMORIES_MAX * sizeof(struct pb_working_set_memory) +              \
+         PB_WORKING_SET_CLIENTS_MAX * sizeof(struct pb_working_set_client) +                                          \
+         (uint64_t) PB_WORKING_SET_ENTRIES_MAX * sizeof(struct pb_working_set_entry))
 
 struct working_set_view {
         const struct pb_working_set_header *header;

@@ -3,9 +3,13 @@
 #include "broker/replay.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "broker/memory.h"
 #include "broker/source.h"
@@ -16,9 +20,10 @@
 
 #define N_PAGES 10000u
 
-static struct source source;
+static struct source source = { .fd = -1 };
 static struct memory memory = { .name = "ram0", .size = N_PAGES * PB_PAGE_BYTES, .n_pages = N_PAGES, .source = &source };
 static struct memory *const memories[] = { &memory };
+static struct replay_target target = { .vm = "web1", .memories = memories, .n_memories = 1, .force = true };
 
 struct file {
         struct pb_working_set_header header;
@@ -33,7 +38,7 @@ static uint64_t file_size(const struct file *file) {
 
 static struct file make_file(const struct pb_working_set_entry *entries, unsigned n) {
         struct file file = {
-                .header = { .magic = PB_WORKING_SET_MAGIC, .version = 1, .n_memories = 1, .n_clients = 1, .n_entries = n },
+                .header = { .magic = PB_WORKING_SET_MAGIC, .version = 1, .n_memories = 1, .n_clients = 1, .n_entries = n, .vm = "web1" },
                 .memory = { .name = "ram0", .size = N_PAGES * PB_PAGE_BYTES },
         };
 
@@ -44,7 +49,7 @@ static struct file make_file(const struct pb_working_set_entry *entries, unsigne
 
 static int plan(struct replay **ret, const struct file *file, uint64_t size, char **ret_notice, char **ret_error) {
         *ret_notice = *ret_error = NULL;
-        return replay_new(ret, file, size, memories, 1, ret_notice, ret_error);
+        return replay_new(ret, file, size, &target, ret_notice, ret_error);
 }
 
 static void assert_runs(const struct pb_working_set_entry *entries, unsigned n, const uint64_t (*runs)[2], unsigned n_runs) {
@@ -79,22 +84,108 @@ TEST(replay, leaves_out_what_this_memory_does_not_have) {
 
         file.memory.size = 2ull * N_PAGES * PB_PAGE_BYTES;
         cr_assert_eq(plan(&replay, &file, file_size(&file), &notice, &error), 0, "%s", error);
-        cr_assert(notice && strstr(notice, "another size"));
+        cr_assert(notice && strstr(notice, "memory ram0 had 81920000 bytes and has 40960000 here"), "%s", notice);
         cr_assert_eq(replay->n_runs, 1);
         cr_assert_eq(replay->n_pages, 1);
         (void) replay_free(replay);
 }
 
-TEST(replay, says_when_the_source_is_another) {
-        _cleanup_free_ char *notice = NULL, *error = NULL;
-        struct file file = make_file(ENTRIES({ 0, 5, 1 }), 1);
+/* ---- whose it is ---- */
+
+static void assert_other(const struct file *file, const char *why) {
+        _cleanup_free_ char *notice = NULL, *error = NULL, *forced_notice = NULL, *none = NULL;
         struct replay *replay;
 
-        file.memory.source_size = 12345;
-        cr_assert_eq(plan(&replay, &file, file_size(&file), &notice, &error), 0, "%s", error);
-        cr_assert(notice && strstr(notice, "another source"));
+        target.force = false;
+        cr_assert_eq(plan(&replay, file, file_size(file), &notice, &error), -EXDEV, "%s", why);
+        cr_assert(error && strstr(error, why), "%s", error);
+        target.force = true;
+        cr_assert_eq(plan(&replay, file, file_size(file), &forced_notice, &none), 0);
+        cr_assert(forced_notice && strstr(forced_notice, why), "%s", forced_notice);
+        cr_assert_eq(replay->n_pages, 1);
         (void) replay_free(replay);
 }
+
+static void assert_ours(const struct file *file, const char *notice_or_null) {
+        _cleanup_free_ char *notice = NULL, *error = NULL;
+        struct replay *replay;
+
+        target.force = false;
+        cr_assert_eq(plan(&replay, file, file_size(file), &notice, &error), 0, "%s", error);
+        if (notice_or_null)
+                cr_assert(notice && strstr(notice, notice_or_null), "%s", notice);
+        else
+                cr_assert_null(notice);
+        (void) replay_free(replay);
+        target.force = true;
+}
+
+TEST(replay, from_another_source_needs_force_and_names_both) {
+        struct file file = make_file(ENTRIES({ 0, 5, 1 }), 1);
+
+        source.name = (char *) "nbd://here/ram";
+        (void) snprintf(file.memory.source, sizeof file.memory.source, "nbd://there/ram");
+        assert_other(&file, "memory ram0 was taken from nbd://there/ram, and comes from nbd://here/ram here");
+        (void) snprintf(file.memory.source, sizeof file.memory.source, "nbd://here/ram");
+        assert_ours(&file, NULL);
+        file.memory.source_offset = 4096;
+        assert_other(&file, "which was another file then, or has changed");
+}
+
+TEST(replay, from_another_vm_of_the_same_source_is_told) {
+        struct file file = make_file(ENTRIES({ 0, 5, 1 }), 1);
+
+        (void) snprintf(file.header.vm, sizeof file.header.vm, "web2");
+        assert_ours(&file, "recorded from the VM web2, and this is web1");
+        file.memory.source_size = 1;
+        assert_other(&file, "recorded from the VM web2, and this is web1");
+}
+
+TEST(replay, knows_a_file_by_more_than_its_path) {
+        struct file file = make_file(ENTRIES({ 0, 5, 1 }), 1);
+        struct stat st;
+
+        source.name = (char *) "file:/new/path";
+        source.fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+        cr_assert(source.fd >= 0 && fstat(source.fd, &st) == 0);
+        (void) snprintf(file.memory.source, sizeof file.memory.source, "file:/old/path");
+        file.memory.device = st.st_dev;
+        file.memory.inode = st.st_ino;
+        file.memory.modified_ns = (uint64_t) st.st_mtim.tv_sec * 1000000000ull + (uint64_t) st.st_mtim.tv_nsec;
+        assert_ours(&file, NULL);
+        file.memory.modified_ns++;
+        assert_other(&file, "memory ram0 was taken from file:/old/path, and comes from file:/new/path here");
+        cr_assert(close(source.fd) == 0);
+}
+
+TEST(replay, leaves_out_what_is_not_plugged_in) {
+        _cleanup_free_ char *notice = NULL, *error = NULL;
+        struct memory other = { .name = "dimm0", .size = PB_PAGE_BYTES, .n_pages = 1, .source = &source, .index = 1 };
+        struct memory *const both[] = { &memory, &other };
+        struct {
+                struct pb_working_set_header header;
+                struct pb_working_set_memory memories[2];
+                struct pb_working_set_client client;
+                struct pb_working_set_entry entries[2];
+        } file = {
+                .header = { .magic = PB_WORKING_SET_MAGIC, .version = 1, .n_memories = 2, .n_clients = 1, .n_entries = 2,
+                            .size = sizeof file, .vm = "web1" },
+                .memories = { { .name = "ram0", .size = N_PAGES * PB_PAGE_BYTES },
+                              { .name = "dimm0", .size = PB_PAGE_BYTES } },
+                .entries = { { 0, 0, 1, .memory = 1 }, { 0, 7, 1, .memory = 0 } },
+        };
+        const struct replay_target two = { .vm = "web1", .memories = both, .n_memories = 2 };
+        struct replay *replay;
+
+        atomic_store(&other.hidden, true);
+        cr_assert_eq(replay_new(&replay, &file, sizeof file, &two, &notice, &error), 0, "%s", error);
+        cr_assert(strstr(notice, "memory dimm0 is not plugged in"), "%s", notice);
+        cr_assert_eq(replay->n_runs, 1);
+        cr_assert_eq(replay->runs[0].memory, &memory);
+        (void) replay_free(replay);
+}
+
+/* ---- files that are none ---- */
 
 static void assert_refused(const struct file *file, uint64_t size, const char *why) {
         _cleanup_free_ char *notice = NULL, *error = NULL;
@@ -144,7 +235,7 @@ TEST(replay, refuses_every_shorter_file) {
                 struct replay *replay;
 
                 memcpy(exact, &file, size);
-                cr_assert_eq(replay_new(&replay, exact, size, memories, 1, &notice, &error), -EINVAL);
+                cr_assert_eq(replay_new(&replay, exact, size, &target, &notice, &error), -EINVAL);
                 free(PTR_TAKE(error));
         }
 }
