@@ -20,6 +20,10 @@
 #define BUS_ERROR_BAD_RANGE "org.pagebroker1.Error.BadRange"
 #define BUS_ERROR_COMPLETE "org.pagebroker1.Error.Complete"
 #define BUS_ERROR_SOURCE "org.pagebroker1.Error.Source"
+#define BUS_ERROR_RECORDING "org.pagebroker1.Error.Recording"
+#define BUS_ERROR_NO_SUCH_RECORDING "org.pagebroker1.Error.NoSuchRecording"
+#define BUS_ERROR_BAD_WORKING_SET "org.pagebroker1.Error.BadWorkingSet"
+#define BUS_ERROR_OTHER_WORKING_SET "org.pagebroker1.Error.OtherWorkingSet"
 
 /* FillSpeed is an average over so many seconds. */
 #define BUS_SAMPLES 10u
@@ -34,8 +38,9 @@ struct vm_view {
         uint64_t epoch, started_us, completed_us;
         uint64_t pages_total, pages_data, pages_present, pages_fetched, pages_poisoned, pages_in_flight;
         uint64_t bytes_fetched, fill_rate, fill_speed, fill_ends_us, faults_linked, faults_peer;
+        uint64_t recording_since_us, recorded_pages, recorded_entries, replay_pages, replayed_pages;
         double fill_progress;
-        int fill;
+        int fill, recording, replaying;
 };
 
 struct region_view {
@@ -133,6 +138,14 @@ int bus_prefetch_guest(sd_bus_message *message, void *data, sd_bus_error *error)
 int bus_set_fill(sd_bus_message *message, void *data, sd_bus_error *error);
 int bus_heal(sd_bus_message *message, void *data, sd_bus_error *error);
 int bus_disconnect_client(sd_bus_message *message, void *data, sd_bus_error *error);
+
+/* bus-working-set.c: methods of the VM */
+int bus_start_recording(sd_bus_message *message, void *data, sd_bus_error *error);
+int bus_stop_recording(sd_bus_message *message, void *data, sd_bus_error *error);
+int bus_read_recording(sd_bus_message *message, void *data, sd_bus_error *error);
+int bus_drop_recording(sd_bus_message *message, void *data, sd_bus_error *error);
+int bus_send_working_set(sd_bus_message *message, void *data, sd_bus_error *error);
+int bus_replay_working_set(sd_bus_message *message, void *data, sd_bus_error *error);
 
 /* bus-news.c: signals */
 int bus_start_news(struct bus *bus);

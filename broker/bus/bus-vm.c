@@ -9,6 +9,7 @@
 #include "broker/connection.h"
 #include "broker/memory.h"
 #include "broker/pager.h"
+#include "broker/recorder.h"
 #include "common/clock.h"
 #include "common/macro.h"
 
@@ -66,6 +67,7 @@ static uint64_t fill_ends(const struct broker_counters *counters, uint64_t speed
 static int find_vm(sd_bus *sdbus, const char *path, const char *interface, void *data, void **ret, sd_bus_error *error) {
         struct bus *bus = data;
         struct broker *broker = bus->broker;
+        struct recorder_counters recorded;
         struct broker_counters counters;
         struct vm_view *view = &bus->view.vm;
         struct connection *connection;
@@ -98,7 +100,15 @@ static int find_vm(sd_bus *sdbus, const char *path, const char *interface, void 
                 .faults_peer = counters.faults_peer,
                 .peers = counters.peers,
                 .client_limit = broker->options->client_limit,
+                .replaying = pager_is_replaying(broker->pager),
+                .replay_pages = atomic_load_explicit(&broker->pager->replay_total, memory_order_relaxed),
+                .replayed_pages = atomic_load_explicit(&broker->pager->replay_done, memory_order_relaxed),
         };
+        recorder_count(broker->pager->recorder, &recorded);
+        view->recording = recorded.on;
+        view->recording_since_us = recorded.started_us;
+        view->recorded_pages = recorded.pages;
+        view->recorded_entries = recorded.entries;
         view->fill_ends_us = fill_ends(&counters, view->fill_speed);
         DL_FOREACH (broker->connections, connection)
                 view->clients += connection->ready && connection->fd >= 0;
@@ -212,6 +222,13 @@ static const sd_bus_vtable vm_vtable[] = {
         PROPERTY("Clients", "u", clients, 0),
         PROPERTY("Peers", "u", peers, 0),
         PROPERTY("ClientLimit", "u", client_limit, CONST),
+        PROPERTY("Recording", "b", recording, 0),
+        PROPERTY("RecordingSince", "t", recording_since_us, 0),
+        PROPERTY("RecordedPages", "t", recorded_pages, 0),
+        PROPERTY("RecordedEntries", "t", recorded_entries, 0),
+        PROPERTY("Replaying", "b", replaying, 0),
+        PROPERTY("ReplayPages", "t", replay_pages, 0),
+        PROPERTY("ReplayedPages", "t", replayed_pages, 0),
 
         SD_BUS_METHOD_WITH_ARGS("GetStuck", SD_BUS_ARGS("t", min_wait_us, "u", limit),
                                 SD_BUS_RESULT("a(tsssttttsus)", waits, "u", total), bus_get_stuck, FREE),
@@ -228,6 +245,17 @@ static const sd_bus_vtable vm_vtable[] = {
         SD_BUS_METHOD_WITH_ARGS("Heal", SD_BUS_ARGS("u", memory, "t", first_page, "t", n_pages),
                                 SD_BUS_RESULT("t", healed), bus_heal, 0),
         SD_BUS_METHOD_WITH_ARGS("DisconnectClient", SD_BUS_ARGS("t", client), SD_BUS_NO_RESULT, bus_disconnect_client, 0),
+        SD_BUS_METHOD_WITH_ARGS("StartRecording", SD_BUS_NO_ARGS, SD_BUS_RESULT("t", recording, "t", pages_present, "b", fill),
+                                bus_start_recording, 0),
+        SD_BUS_METHOD_WITH_ARGS("StopRecording", SD_BUS_NO_ARGS,
+                                SD_BUS_RESULT("t", recording, "t", size, "t", pages, "t", entries), bus_stop_recording, 0),
+        SD_BUS_METHOD_WITH_ARGS("ReadRecording", SD_BUS_ARGS("t", recording, "t", offset, "u", n_bytes),
+                                SD_BUS_RESULT("ay", data), bus_read_recording, 0),
+        SD_BUS_METHOD_WITH_ARGS("DropRecording", SD_BUS_ARGS("t", recording), SD_BUS_NO_RESULT, bus_drop_recording, 0),
+        SD_BUS_METHOD_WITH_ARGS("SendWorkingSet", SD_BUS_ARGS("t", size, "t", offset, "ay", data), SD_BUS_NO_RESULT,
+                                bus_send_working_set, 0),
+        SD_BUS_METHOD_WITH_ARGS("ReplayWorkingSet", SD_BUS_ARGS("b", force),
+                                SD_BUS_RESULT("t", pages, "t", runs, "s", notice), bus_replay_working_set, 0),
 
         SD_BUS_SIGNAL("Completed", "", 0),
         SD_BUS_SIGNAL_WITH_ARGS("PageError",

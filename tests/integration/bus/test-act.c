@@ -257,6 +257,12 @@ static int try_as_other(void *arg) {
         CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "PrefetchGuest", "tt", (uint64_t) 0, (uint64_t) 4096));
         CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "Heal", "utt", (uint32_t) 0, (uint64_t) 0, (uint64_t) 0));
         CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "DisconnectClient", "t", (uint64_t) 1));
+        CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "StartRecording", ""));
+        CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "StopRecording", ""));
+        CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "ReadRecording", "ttu", (uint64_t) 1, (uint64_t) 0, (uint32_t) 9));
+        CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "DropRecording", "t", (uint64_t) 1));
+        CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "SendWorkingSet", "ttay", (uint64_t) 1, (uint64_t) 0, 1, 0));
+        CHILD_CHECK(call_fails(us, SD_BUS_ERROR_ACCESS_DENIED, "ReplayWorkingSet", "b", 1));
         /* Nor may he be a broker. */
         CHILD_CHECK(sd_bus_request_name(us, "org.pagebroker1.mine", 0) < 0);
         us = sd_bus_flush_close_unref(us);
