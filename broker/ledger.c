@@ -53,6 +53,7 @@ int ledger_new(struct ledger **ret, const char *vm) {
                 (void) ledger_free(ledger);
                 return r;
         }
+        assert(ledger->data);
         ledger->data->magic = LEDGER_MAGIC;
         ledger->data->version = LEDGER_VERSION;
         (void) snprintf(ledger->data->vm, sizeof ledger->data->vm, "%s", vm);
@@ -73,7 +74,7 @@ int ledger_open(struct ledger **ret, int fd) {
         r = memfd_check(fd, LEDGER_SIZE, LEDGER_SEALS);
         if (r == 0)
                 r = ledger_map(ledger);
-        if (r == 0 && (ledger->data->magic != LEDGER_MAGIC || ledger->data->version != LEDGER_VERSION ||
+        if (r == 0 && (!ledger->data || ledger->data->magic != LEDGER_MAGIC || ledger->data->version != LEDGER_VERSION ||
                        ledger->data->n_memories > PB_MEMORIES_MAX || ledger->data->n_regions > PB_REGIONS_MAX))
                 r = -EPROTO;
         if (r < 0) {

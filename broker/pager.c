@@ -544,7 +544,7 @@ int pager_add_memory(struct pager *pager, struct memory *memory) {
                 source_watch(memory->source, pager_source_returned, &pager->entries[pager->n_memories]);
         memory->index = pager->n_memories;
         pager->memories[pager->n_memories++] = memory;
-        return pager_add_source(pager, memory->source);
+        return memory->source ? pager_add_source(pager, memory->source) : 0;
 }
 
 int pager_start(struct pager *pager) {

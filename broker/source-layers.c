@@ -207,7 +207,7 @@ int source_open_layers(struct source **ret, struct source *base, char *const lay
         }
         *source = (struct source) { .ops = &ops, .fd = -1, .size = base->size, .odd_size = base->odd_size, .may_block = base->may_block };
         source->name = strdup(base->name);
-        source->parts = calloc(SOURCE_PARTS_MAX, sizeof *source->parts);
+        source->parts = calloc(SOURCE_PARTS_MAX, sizeof(struct source *));
         if (!source->name || !source->parts) {
                 (void) source_free(base);
                 r = -ENOMEM;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "client/ctl/text.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -135,6 +136,7 @@ static void print_cell(const struct table *table, unsigned column, const char *t
 void table_print(const struct table *table) {
         int widths[TABLE_COLUMNS_MAX] = {};
 
+        assert(table->n_columns > 0);
         for (unsigned i = 0; i < table->n_columns; i++)
                 widths[i] = (int) strlen(table->headers[i]) - (table->headers[i][0] == '>');
         for (unsigned i = 0; i < table->n_cells; i++) {
