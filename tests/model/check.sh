@@ -70,7 +70,8 @@ variant() {
         fi
 }
 
-# Every switch that a model knows is used, and explained in README.md; every switch used is known to its model.
+# Every switch that a model knows is used, and explained in README.md; every switch used is known to its model; what comments in
+# the code call a switch is one.
 consistent() {
         for path in "$here"/*.pml; do
                 model=$(basename "$path" .pml)
@@ -88,6 +89,11 @@ consistent() {
                         extra=$(comm -13 "$1/used" "$1/$list" | tr '\n' ' ')
                         [ -z "$extra" ] || echo "$model: $list, but not in variants: $extra"
                 done
+                cat "$here"/../../protocol/*.h "$here"/../../broker/*.[ch] "$here"/../../client/*.[ch] |
+                        grep -oE "$model\\.pml [A-Z_, ]+" | sed 's/^[^ ]*//' | tr ', ' '\n\n' |
+                        grep -E '^[A-Z][A-Z_]+$' | sort -u >"$1/named"
+                extra=$(comm -13 "$1/used" "$1/named" | tr '\n' ' ')
+                [ -z "$extra" ] || echo "$model: named in the code, but not in variants: $extra"
         done
 }
 
