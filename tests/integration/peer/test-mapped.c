@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A page that gets into the process's page table while a thread waits for it, without a wake: by CONTINUE with DONTWAKE on
+ * Pages that are in the process's page table before it touches them: by the broker, which continues what others brought; and
+ * behind the broker's back. A page that gets into the process's page table while a thread waits for it, without a wake: by CONTINUE with DONTWAKE on
  * the process's own descriptor, here. UFFDIO_CONTINUE says EEXIST then, and wakes nobody: that is the broker's to do.
  */
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <string.h>
@@ -101,4 +103,58 @@ TEST(mapped, page_without_a_wake_is_woken_when_it_is_present) {
 TEST(mapped, huge_page_without_a_wake_is_woken_when_all_of_it_is_present) {
         require_hugepages(2, HUGE_2M);
         mapped_without_a_wake(",huge=2M");
+}
+
+/* ---- by the broker ---- */
+
+static bool is_mapped(const char *addr) {
+        int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+        off_t at = (off_t) ((uintptr_t) addr / (uintptr_t) sysconf(_SC_PAGESIZE) * sizeof(uint64_t));
+        uint64_t entry = 0;
+        bool good = pagemap >= 0 && pread(pagemap, &entry, sizeof entry, at) == sizeof entry;
+
+        (void) close(pagemap);
+        return good && entry >> 63;
+}
+
+static int see_them_mapped(pb_client *client, const struct peer_task *task) {
+        struct pb_region region;
+
+        CHILD_CHECK(pb_get_region(client, 0, &region) == 0);
+        CHILD_CHECK(step_tell(task->steps));
+        for (uint64_t page = task->page; page < task->page + task->n; page++)
+                CHILD_CHECK(EVENTUALLY(is_mapped((char *) region.addr + page * TEST_PAGE)));
+        return peer_read_pages(client, task);
+}
+
+static void brought_by_others(const char *huge, uint64_t n) {
+        struct test_broker broker;
+        struct steps steps;
+        pb_client *client;
+        pid_t pid;
+
+        require_uffd();
+        test_image_make(&image, &(struct test_image_spec) { .seed = 84, .n_pages = 1024 });
+        steps = steps_new();
+        TEST_BROKER_START(&broker, test_memory("ram0", &image, huge), "--fill=off");
+        client = test_connect(&broker, PB_ROLE_DEVICE);
+        pid = peer_start(&(struct peer_task) {
+                .broker = &broker, .images = images, .steps = steps.child, .run = see_them_mapped, .page = 0, .n = n });
+        cr_assert(step_await(steps.parent));
+        test_ensure_and_check(client, &image, 0, n * TEST_PAGE);
+        cr_assert_eq(test_child_wait(pid), 0);
+        cr_assert_eq(get_stats(client).faults_peer, 0, "it had to fault");
+        client = test_disconnect(client);
+        test_broker_stop(&broker);
+        steps_done(&steps);
+        test_image_unlink(&image);
+}
+
+TEST(mapped, pages_that_others_brought_need_no_fault) {
+        brought_by_others("", 200);
+}
+
+TEST(mapped, huge_pages_that_others_brought_need_no_fault) {
+        require_hugepages(2, HUGE_2M);
+        brought_by_others(",huge=2M", 512);
 }
