@@ -81,11 +81,13 @@ void pager_end_sources(struct pager *pager) {
                 if (!memory->completed || ends.n_left > 0)
                         continue;
                 memory->source_has_ended = true;
-                if (ends.n == 0 || ends.n_lost > 0)
+                if (ends.n_lost > 0)
                         continue;
+                /* A file too: it may be removed now, and the next broker must not look for it. */
                 if (pager->events.source_done)
                         pager->events.source_done(pager->events.data, memory);
-                log_info("memory %s: nothing is left to be read of %s; what read it has ended", memory->name,
-                         memory->source->name);
+                if (ends.n > 0 || memory->source->fd >= 0 || memory->source->n_parts > 0)
+                        log_info("memory %s: nothing is left to be read of %s%s", memory->name, memory->source->name,
+                                 ends.n > 0 ? "; what read it has ended" : "");
         }
 }

@@ -249,3 +249,27 @@ TEST(done, discard_and_new_clients_still_work) {
         client = test_disconnect(client);
         stop(&broker);
 }
+
+/* The snapshot may be removed when all is here: the broker that carries on later has no use for it. */
+TEST(done, next_broker_does_not_need_the_source) {
+        struct test_broker broker;
+        pb_client *client;
+
+        test_image_make(&image, &(struct test_image_spec) { .seed = 77, .n_pages = 512 });
+        test_broker_start(&broker, &(struct test_broker_options) {
+                                           .supervised = true,
+                                           .args = (const char *const[]) { TEST_MEMORY("ram0", &image), NULL },
+                                   });
+        client = test_connect(&broker, PB_ROLE_DEVICE);
+        cr_assert(test_broker_will_log(&broker, "memory ram0: nothing is left to be read of file:"));
+        cr_assert_eq(unlink(image.path), 0);
+        test_broker_kill_served(&broker);
+        test_broker_wait_next(&broker);
+        test_ensure_and_check(client, &image, 0, 512 * TEST_PAGE);
+        client = test_disconnect(client);
+        client = test_connect(&broker, PB_ROLE_DEVICE);
+        test_ensure_and_check(client, &image, 0, 512 * TEST_PAGE);
+        client = test_disconnect(client);
+        test_broker_stop(&broker);
+        test_image_unlink(&image);
+}
