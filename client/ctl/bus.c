@@ -216,13 +216,23 @@ int broker_find(const struct ctl *ctl, struct brokers *ret_brokers, const struct
         return status;
 }
 
+int broker_make_call(const struct broker *broker, const char *path, const char *interface, const char *member,
+                     sd_bus_message **ret) {
+        int r = sd_bus_message_new_method_call(broker->bus, ret, broker->service, path, interface, member);
+
+        /* A broker that went since ListNames is not to be started by the bus. */
+        if (r >= 0)
+                (void) sd_bus_message_set_auto_start(*ret, false);
+        return r;
+}
+
 int broker_call(const struct broker *broker, const char *path, const char *interface, const char *member,
                 sd_bus_error *ret_error, sd_bus_message **ret, const char *types, ...) {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         va_list ap;
         int r;
 
-        r = sd_bus_message_new_method_call(broker->bus, &call, broker->service, path, interface, member);
+        r = broker_make_call(broker, path, interface, member, &call);
         if (r < 0)
                 return r;
         if (types && *types) {
@@ -232,8 +242,6 @@ int broker_call(const struct broker *broker, const char *path, const char *inter
                 if (r < 0)
                         return r;
         }
-        /* A broker that went since ListNames is not to be started by the bus. */
-        (void) sd_bus_message_set_auto_start(call, false);
         r = sd_bus_call(broker->bus, call, 0, ret_error, ret);
         return r < 0 ? r : 0;
 }

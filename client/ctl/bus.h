@@ -50,6 +50,10 @@ char *broker_name_of_service(const char *service);
 /* Says that there is none, and how to start one. */
 int broker_complain_none(const char *where);
 
+/* A call of a method, without its arguments. */
+int broker_make_call(const struct broker *broker, const char *path, const char *interface, const char *member,
+                     sd_bus_message **ret);
+
 /*
  * Calls a method; the arguments as sd_bus_message_append(). 0 with the answer, or a negative errno that has not been
  * complained of, with *ret_error set.

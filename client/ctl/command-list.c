@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* pagebrokerctl list */
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "client/ctl/bus.h"
 #include "client/ctl/complain.h"
@@ -9,6 +9,8 @@
 #include "client/ctl/decode.h"
 #include "client/ctl/text.h"
 #include "client/ctl/view.h"
+
+#define ANSWER_LIMIT_US (5 * 1000000ull)
 
 static json_object *describe_silent(const struct broker *broker, const char *why) {
         json_object *object = json_new_object();
@@ -39,29 +41,33 @@ int command_list(const struct ctl *ctl, char **args UNUSED, unsigned n UNUSED) {
         _cleanup_(table_done) struct table table =
                 TABLE("NAME", "STATE", ">MEMORY", ">PRESENT", ">CLIENTS", ">PID", "VERSION");
         _cleanup_brokers_ struct brokers brokers = {};
+        struct view_answer *answers;
         int status = brokers_find(ctl, &brokers);
 
         if (status != STATUS_OK)
                 return status;
         if (brokers.n == 0)
                 return broker_complain_none(brokers.bus_name);
+        answers = calloc(brokers.n, sizeof *answers);
+        if (!answers)
+                return complain(STATUS_FAILURE, "out of memory");
+        views_read(brokers.bus, brokers.list, brokers.n, ANSWER_LIMIT_US, answers);
         for (unsigned i = 0; i < brokers.n; i++) {
-                _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
-                _cleanup_view_ struct view view = {};
-                int r = view_try(&brokers.list[i], &view, &error);
                 _cleanup_json_ json_object *object = NULL;
 
-                if (r < 0 && ctl->json)
-                        object = describe_silent(&brokers.list[i], error.message ?: strerror(-r));
-                else if (r < 0)
+                if (answers[i].r < 0 && ctl->json)
+                        object = describe_silent(&brokers.list[i], answers[i].error);
+                else if (answers[i].r < 0)
                         add_silent_row(&table, &brokers.list[i]);
                 else if (ctl->json)
-                        object = view_to_json(&view);
+                        object = view_to_json(&answers[i].view);
                 else
-                        add_row(&table, &brokers.list[i], view.vm);
+                        add_row(&table, &brokers.list[i], answers[i].view.vm);
                 if (object)
                         json_print(object);
+                view_answer_done(&answers[i]);
         }
+        free(answers);
         if (!ctl->json)
                 table_print(&table);
         return STATUS_OK;

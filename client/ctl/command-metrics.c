@@ -9,18 +9,13 @@
 #include "client/ctl/metrics-listen.h"
 #include "client/ctl/metrics-text.h"
 
+/* A scraper has some 10 s for everything. */
 #define ANSWER_LIMIT_US (2 * 1000000ull)
-
-static void read_vm(const struct broker *broker, struct metrics_vm *ret) {
-        _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
-
-        ret->name = broker->name;
-        ret->answers = view_try(broker, &ret->view, &error) >= 0;
-}
 
 int metrics_collect(const struct ctl *ctl, FILE *file, enum metrics_format format) {
         _cleanup_brokers_ struct brokers brokers = {};
         _cleanup_free_ struct metrics_vm *vms = NULL;
+        _cleanup_free_ struct view_answer *answers = NULL;
         const struct broker *first;
         int status = brokers_find(ctl, &brokers);
         unsigned n;
@@ -29,19 +24,22 @@ int metrics_collect(const struct ctl *ctl, FILE *file, enum metrics_format forma
                 status = broker_pick(ctl, &brokers, &first);
         if (status != STATUS_OK)
                 return status;
-        /* One that hangs must not use up the scraper's time for all others. */
-        (void) sd_bus_set_method_call_timeout(brokers.bus, ANSWER_LIMIT_US);
         /* None is no error: a host without a restoring VM is a host with no samples. */
         first = ctl->machine ? first : brokers.list;
         n = ctl->machine ? 1 : brokers.n;
         vms = calloc(n + 1, sizeof *vms);
-        if (!vms)
+        answers = calloc(n + 1, sizeof *answers);
+        if (!vms || !answers)
                 return complain(STATUS_FAILURE, "out of memory");
+        /* One that hangs must not use up the scraper's time for all others. */
+        views_read(brokers.bus, first, n, ANSWER_LIMIT_US, answers);
         for (unsigned i = 0; i < n; i++)
-                read_vm(&first[i], &vms[i]);
+                vms[i] = (struct metrics_vm) { .name = first[i].name,
+                                               .view = answers[i].view,
+                                               .answers = answers[i].r >= 0 };
         metrics_write(file, format, vms, n);
         for (unsigned i = 0; i < n; i++)
-                view_done(&vms[i].view);
+                view_answer_done(&answers[i]);
         return STATUS_OK;
 }
 

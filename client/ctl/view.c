@@ -78,8 +78,11 @@ static void take_object(struct view *view, json_object *interfaces) {
                 (void) json_object_array_add(view->sources, json_object_get(o));
 }
 
-int view_try(const struct broker *broker, struct view *ret, sd_bus_error *ret_error) {
-        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+int view_make_call(const struct broker *broker, sd_bus_message **ret) {
+        return broker_make_call(broker, BUS_ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects", ret);
+}
+
+int view_take(sd_bus_message *reply, struct view *ret) {
         _cleanup_view_ struct view view = {
                 .vm = json_new_object(),
                 .regions = json_new_array(),
@@ -88,13 +91,8 @@ int view_try(const struct broker *broker, struct view *ret, sd_bus_error *ret_er
                 .taken_at_us = clock_now_us(),
         };
         _cleanup_json_ json_object *objects = NULL;
-        int r;
+        int r = decode_message(reply, &objects);
 
-        r = broker_call(broker, BUS_ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects", ret_error, &reply,
-                        NULL);
-        if (r < 0)
-                return r;
-        r = decode_message(reply, &objects);
         if (r < 0)
                 return r;
         if (!json_object_is_type(objects, json_type_object))
@@ -108,6 +106,15 @@ int view_try(const struct broker *broker, struct view *ret, sd_bus_error *ret_er
         *ret = view;
         view = (struct view) {};
         return 0;
+}
+
+int view_try(const struct broker *broker, struct view *ret, sd_bus_error *ret_error) {
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
+        int r = view_make_call(broker, &call);
+
+        if (r >= 0)
+                r = sd_bus_call(broker->bus, call, 0, ret_error, &reply);
+        return r < 0 ? r : view_take(reply, ret);
 }
 
 int view_read(const struct broker *broker, struct view *ret) {

@@ -20,6 +20,20 @@ void view_done(struct view *view);
 /* As broker_call(): 0, or a negative errno with *ret_error set. */
 int view_try(const struct broker *broker, struct view *ret, sd_bus_error *ret_error);
 
+/* Its two halves: the question, and what the answer says. */
+int view_make_call(const struct broker *broker, sd_bus_message **ret);
+int view_take(sd_bus_message *reply, struct view *ret);
+
+struct view_answer {
+        struct view view;
+        int r;       /* as view_try() */
+        char *error; /* why it failed */
+};
+void view_answer_done(struct view_answer *answer);
+
+/* Of many brokers of one bus, at once; each may take `limit_us`. */
+void views_read(sd_bus *bus, const struct broker *brokers, unsigned n, uint64_t limit_us, struct view_answer *ret);
+
 /* STATUS_OK or complained. */
 int view_read(const struct broker *broker, struct view *ret);
 

@@ -7,9 +7,11 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <systemd/sd-bus.h>
 #include <time.h>
 
@@ -23,6 +25,12 @@
                 (void) clock_gettime(CLOCK_REALTIME, &_ts); \
                 (uint64_t) _ts.tv_sec * 1000000u;           \
         })
+
+/* Shared between brokers with FAKE_LAST. */
+static struct meeting {
+        atomic_uint n_asked;
+        unsigned n;
+} * meeting;
 
 struct fake {
         const char *address, *service, *name;
@@ -270,6 +278,11 @@ static int answer(sd_bus_message *call, void *data, sd_bus_error *ret_error UNUS
                 return 0;
         if (fake->mood == FAKE_SILENT)
                 return 1;
+        if (fake->mood == FAKE_LAST) {
+                (void) atomic_fetch_add(&meeting->n_asked, 1);
+                while (atomic_load(&meeting->n_asked) < meeting->n)
+                        (void) nanosleep(&(struct timespec) { .tv_nsec = 1000000 }, NULL);
+        }
         if (fake->mood == FAKE_REFUSING)
                 return sd_bus_reply_method_errorf(call, SD_BUS_ERROR_ACCESS_DENIED, "Not for you");
         if (sd_bus_message_new_method_return(call, &reply) < 0)
@@ -331,6 +344,12 @@ pid_t fake_start(const struct test_bus *bus, const char *service, enum fake_mood
         cr_assert(eventfd_read(fake.ready, &value) == 0);
         (void) close(fake.ready);
         return pid;
+}
+
+void fake_meet(unsigned n) {
+        meeting = mmap(NULL, sizeof *meeting, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        cr_assert(meeting != MAP_FAILED);
+        meeting->n = n;
 }
 
 void fake_stop(pid_t pid) {

@@ -45,9 +45,13 @@ enum fake_mood {
         FAKE_REFUSING, /* every method is denied */
         FAKE_ODD,      /* answers of other types than are documented */
         FAKE_FINDINGS, /* an audit finds something */
+        FAKE_LAST,     /* answers when as many calls have come as fake_meet() has said, to it and to others */
 };
 
 /* Takes the service name; returns when it has it. `calls` (may be NULL) is a descriptor that gets a line for each call
  * that changes something. */
 pid_t fake_start(const struct test_bus *bus, const char *service, enum fake_mood mood, int calls);
 void fake_stop(pid_t pid);
+
+/* For those with FAKE_LAST that are started from now on: they answer when each of `n` has been asked. */
+void fake_meet(unsigned n);

@@ -133,6 +133,25 @@ TEST(find, list_shows_all_of_them_with_their_state) {
         test_bus_stop(&bus);
 }
 
+/* Each of them answers only when all have been asked. */
+TEST(find, all_are_asked_at_once) {
+        struct test_bus bus;
+        pid_t fakes[3];
+
+        test_bus_start(&bus);
+        fake_meet(2);
+        fakes[0] = fake_start(&bus, "org.pagebroker1.web1", FAKE_LAST, -1);
+        fakes[1] = fake_start(&bus, "org.pagebroker1.web2", FAKE_SILENT, -1);
+        fakes[2] = fake_start(&bus, "org.pagebroker1.web3", FAKE_LAST, -1);
+        CTL_ENDS(0, bus.option, "list");
+        cr_assert(strstr(ctl_out, "web1  degraded"), "%s", ctl_out);
+        cr_assert(strstr(ctl_out, "web2  does not answer"), "%s", ctl_out);
+        cr_assert(strstr(ctl_out, "web3  degraded"), "%s", ctl_out);
+        for (unsigned i = 0; i < 3; i++)
+                fake_stop(fakes[i]);
+        test_bus_stop(&bus);
+}
+
 static int wait_for_web1(void *arg) {
         const char *option = arg;
         const char *const argv[] = { ctl_program, option, "--timeout=60", "wait", "web1", NULL };

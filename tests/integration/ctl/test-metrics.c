@@ -69,6 +69,22 @@ TEST(metrics, a_broker_that_hangs_hides_no_other) {
         test_bus_stop(&bus);
 }
 
+/* Each of them answers only when both have been asked. */
+TEST(metrics, all_are_asked_at_once) {
+        struct test_bus bus;
+        pid_t fakes[2];
+
+        test_bus_start(&bus);
+        fake_meet(2);
+        fakes[0] = fake_start(&bus, "org.pagebroker1.web1", FAKE_LAST, -1);
+        fakes[1] = fake_start(&bus, "org.pagebroker1.web2", FAKE_LAST, -1);
+        CTL_ENDS(0, bus.option, "metrics");
+        SAYS("pagebroker_up{vm=\"web1\"} 1\npagebroker_up{vm=\"web2\"} 1\n");
+        fake_stop(fakes[0]);
+        fake_stop(fakes[1]);
+        test_bus_stop(&bus);
+}
+
 /* 2 of at most 20 us, 1 of at most 60 us, 1 of at most 3 ms. */
 TEST(metrics, waits_are_a_cumulative_histogram) {
         struct scene scene;
