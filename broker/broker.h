@@ -51,8 +51,6 @@ struct broker {
         struct ledger *ledger; /* NULL: the supervisor keeps nothing, nobody carries on after us */
         bool ready;            /* clients may connect */
         bool resumed;          /* we carry on after another broker */
-        char old_names[64][STORE_NAME_SIZE]; /* in the store, of earlier epochs */
-        unsigned n_old_names;
 
         struct memory_plan plans[PB_MEMORIES_MAX];
         struct memory *memories[PB_MEMORIES_MAX];

@@ -65,10 +65,9 @@ static int wait_for_one(int pidfd, uint64_t until_us) {
 
 static int wait_for_end(struct broker *broker) {
         uint64_t until_us = clock_now_us() + END_PATIENCE_US;
-        char name[STORE_NAME_SIZE];
         int fd;
 
-        while ((fd = store_take_prefix(&broker->store, "pb-broker-", name)) >= 0) {
+        while ((fd = store_take_old(&broker->store, "pb-broker-")) >= 0) {
                 int r = wait_for_one(fd, until_us);
 
                 (void) fd_close(fd);
@@ -76,8 +75,6 @@ static int wait_for_end(struct broker *broker) {
                         log_error("the broker before this one has not ended; two of them would destroy the guest's memory");
                         return r;
                 }
-                (void) snprintf(broker->old_names[broker->n_old_names++ % ELEMENTS(broker->old_names)], STORE_NAME_SIZE,
-                                "%s", name);
         }
         return 0;
 }
@@ -274,12 +271,12 @@ int restart_take_memory(struct broker *broker, unsigned index) {
 
 /* A bit is true for ever: the union is right whatever moment each of them died at. */
 int restart_take_bits(struct broker *broker, unsigned index) {
-        char prefix[STORE_NAME_SIZE], name[STORE_NAME_SIZE];
+        char prefix[STORE_NAME_SIZE];
         unsigned n = 0;
         int fd, r;
 
         (void) snprintf(prefix, sizeof prefix, "pb-map-%u-", index);
-        while ((fd = store_take_prefix(&broker->store, prefix, name)) >= 0) {
+        while ((fd = store_take_old(&broker->store, prefix)) >= 0) {
                 r = memory_take_bits(broker->memories[index], fd);
                 (void) fd_close(fd);
                 if (r < 0) {
@@ -287,8 +284,6 @@ int restart_take_bits(struct broker *broker, unsigned index) {
                                   broker->memories[index]->name, strerror(-r));
                         return r;
                 }
-                (void) snprintf(broker->old_names[broker->n_old_names++ % ELEMENTS(broker->old_names)], STORE_NAME_SIZE,
-                                "%s", name);
                 n++;
         }
         if (n == 0) {
@@ -358,8 +353,7 @@ int restart_commit(struct broker *broker) {
         __atomic_store_n(&broker->ledger->data->epoch, broker->epoch, __ATOMIC_RELEASE);
         __atomic_store_n(&broker->ledger->data->committed, 1, __ATOMIC_RELEASE);
         KILL_POINT("takeover-entered");
-        for (unsigned i = 0; i < min_u64(broker->n_old_names, ELEMENTS(broker->old_names)); i++)
-                store_drop(&broker->store, broker->old_names[i], 1);
+        store_drop_old(&broker->store);
         KILL_POINT("takeover-dropped");
         return 0;
 }

@@ -101,13 +101,29 @@ int store_take(struct store *store, const char *name) {
         return -1;
 }
 
-int store_take_prefix(struct store *store, const char *prefix, char ret_name[STORE_NAME_SIZE]) {
+static struct store_item *find_prefix(struct store *store, const char *prefix) {
         for (unsigned i = 0; i < store->n_items; i++)
-                if (store->items[i].fd >= 0 && strncmp(store->items[i].name, prefix, strlen(prefix)) == 0) {
-                        memcpy(ret_name, store->items[i].name, STORE_NAME_SIZE);
-                        return fd_take(&store->items[i].fd);
-                }
-        return -1;
+                if (store->items[i].fd >= 0 && strncmp(store->items[i].name, prefix, strlen(prefix)) == 0)
+                        return &store->items[i];
+        return NULL;
+}
+
+int store_take_prefix(struct store *store, const char *prefix, char ret_name[STORE_NAME_SIZE]) {
+        struct store_item *item = find_prefix(store, prefix);
+
+        if (!item)
+                return -1;
+        memcpy(ret_name, item->name, STORE_NAME_SIZE);
+        return fd_take(&item->fd);
+}
+
+int store_take_old(struct store *store, const char *prefix) {
+        struct store_item *item = find_prefix(store, prefix);
+
+        if (!item)
+                return -1;
+        item->old = true;
+        return fd_take(&item->fd);
 }
 
 int store_keep(struct store *store, const char *name, const int *fds, unsigned n_fds) {
@@ -132,6 +148,14 @@ void store_drop(struct store *store, const char *name, unsigned n_fds) {
         if (send(store->notify, text, strlen(text), MSG_NOSIGNAL) < 0)
                 log_warning("cannot remove %s from the supervisor's store: %s", name, strerror(errno));
         store->used -= (unsigned) min_u64(n_fds, store->used);
+}
+
+void store_drop_old(struct store *store) {
+        for (unsigned i = 0; i < store->n_items; i++)
+                if (store->items[i].old) {
+                        store_drop(store, store->items[i].name, 1);
+                        store->items[i].old = false;
+                }
 }
 
 void store_drop_rest(struct store *store) {

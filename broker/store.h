@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define STORE_NAME_SIZE 64u
@@ -12,6 +13,7 @@
 struct store_item {
         char name[STORE_NAME_SIZE];
         int fd; /* -1: taken */
+        bool old; /* store_drop_old() is to drop it */
 };
 
 struct store {
@@ -37,12 +39,16 @@ int store_find(const struct store *store, const char *name);
 /* Takes out the first item with that name, or that prefix. -1: there is none. */
 int store_take(struct store *store, const char *name);
 int store_take_prefix(struct store *store, const char *prefix, char ret_name[STORE_NAME_SIZE]);
+/* The same, of an earlier life: what is taken so stays in the store until store_drop_old(). */
+int store_take_old(struct store *store, const char *prefix);
 
 /* Gives descriptors away to be kept; they stay ours too. Messages arrive in order, and what was sent arrives also if
  * we die in the next moment. -ENOSPC: full; -EAGAIN: the supervisor does not read. */
 int store_keep(struct store *store, const char *name, const int *fds, unsigned n_fds);
 /* All that is kept under `name`, which are `n_fds`. */
 void store_drop(struct store *store, const char *name, unsigned n_fds);
+/* What was taken by store_take_old(), however many lives it is from. */
+void store_drop_old(struct store *store);
 /* What the predecessor left and nobody took: out of the store. */
 void store_drop_rest(struct store *store);
 

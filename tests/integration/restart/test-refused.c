@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -116,6 +117,43 @@ static void kill_it(struct fixture *f, pid_t pid) {
         (void) take_messages(f, pid);
 }
 
+/* A descriptor of what `entry` is, with an open file of its own: a store keeps each of those once. */
+static int copy_entry(const struct store_entry *entry) {
+        char path[64];
+        siginfo_t info;
+        pid_t pid;
+        int fd;
+
+        (void) snprintf(path, sizeof path, "/proc/self/fd/%d", entry->fd);
+        if (strncmp(entry->name, "pb-map", 6) == 0)
+                return open(path, O_RDONLY | O_CLOEXEC);
+        pid = fork();
+        if (pid == 0)
+                _exit(0);
+        cr_assert(pid > 0 && waitid(P_PID, (id_t) pid, &info, WEXITED | WNOWAIT) == 0);
+        fd = (int) syscall(SYS_pidfd_open, pid, 0);
+        cr_assert_eq(wait_end(pid), 0);
+        return fd;
+}
+
+/* As if `n` earlier lives had left it too. */
+static void multiply_entry(struct fixture *f, const char *prefix, unsigned n) {
+        const struct store_entry *entry = f->store.entries;
+        unsigned long long epoch;
+        char name[64];
+
+        while (strncmp(entry->name, prefix, strlen(prefix)) != 0)
+                entry++;
+        cr_assert(sscanf(entry->name + strlen(prefix), "%llx", &epoch) == 1);
+        for (unsigned i = 1; i <= n; i++) {
+                int fd = copy_entry(entry);
+
+                cr_assert(fd >= 0);
+                (void) snprintf(name, sizeof name, "%s%llx", prefix, epoch ^ (unsigned long long) i << 40);
+                cr_assert_eq(store_add(&f->store, name, fd), 0);
+        }
+}
+
 static const char *memory(void) {
         return TEST_MEMORY("ram0", &image);
 }
@@ -195,6 +233,29 @@ TEST(refused, memory_without_its_source) {
 
 TEST(refused, other_regions) {
         is_refused(NULL, "--region=1M,size=1M,memory=ram0", NULL, NULL, "other memories or other regions");
+}
+
+/* Lives that ended in their take-over have left a map each, and a pidfd: more than one could count on. All go with the first one
+ * that gets through, or the store would be full one day. */
+TEST(refused, nothing_of_many_earlier_lives_stays_in_the_store) {
+        struct fixture f;
+        unsigned kept;
+        pid_t pid;
+
+        fixture_start(&f);
+        pid = launch(&f, memory(), "");
+        cr_assert(becomes_ready(&f, pid));
+        kill_it(&f, pid);
+        kept = f.store.n_entries;
+        multiply_entry(&f, "pb-map-0-", 40);
+        multiply_entry(&f, "pb-broker-", 40);
+        cr_assert_eq(f.store.n_entries, kept + 80);
+        pid = launch(&f, memory(), "");
+        cr_assert(becomes_ready(&f, pid));
+        cr_assert(EVENTUALLY((take_messages(&f, pid), f.store.n_entries == kept)), "%u entries, and not %u",
+                  f.store.n_entries, kept);
+        kill_it(&f, pid);
+        fixture_stop(&f);
 }
 
 /* Two of them would both write memory and map. The second one touches nothing while the first one lives. */
