@@ -71,6 +71,41 @@ TEST(roles, reader_cannot_write_discard_attach_or_reopen) {
         scene_close(&scene);
 }
 
+/* Its descriptor is open for writing (SECURITY.md says why); the seals are what stops a client. */
+TEST(roles, session_state_is_written_by_nobody_but_the_broker) {
+        const size_t size = sizeof(struct pb_session_state);
+        struct pb_session_state before;
+        struct scene scene;
+        struct raw raw;
+        char path[64];
+        void *map;
+        int again;
+
+        SCENE_OPEN(&scene);
+        cr_assert_eq(raw_open(&raw, scene.broker.address, PB_AS_DEVICE), 0);
+        memcpy(&before, raw.state, size);
+        (void) snprintf(path, sizeof path, "/proc/self/fd/%d", raw.state_fd);
+        again = open(path, O_RDWR | O_CLOEXEC);
+        for (unsigned i = 0; i < 2; i++) {
+                int fd = i == 0 ? raw.state_fd : again;
+
+                cr_assert(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED);
+                cr_assert_eq(pwrite(fd, "x", 1, 0), -1);
+                cr_assert_eq(ftruncate(fd, 0), -1);
+                cr_assert_eq(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t) size), -1);
+                cr_assert_eq(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
+                map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+                cr_assert(map != MAP_FAILED);
+                cr_assert_eq(mprotect(map, size, PROT_READ | PROT_WRITE), -1);
+                cr_assert_eq(madvise(map, size, MADV_REMOVE), -1);
+                (void) munmap(map, size);
+        }
+        cr_assert_eq(memcmp((const void *) raw.state->outcome, before.outcome, sizeof before.outcome), 0);
+        (void) close(again);
+        raw_close(&raw);
+        scene_close(&scene);
+}
+
 TEST(roles, observer_gets_counters_and_nothing_else) {
         struct pb_message_explain explain = { .header = {
                                                       .type = PB_MSG_EXPLAIN, .size = sizeof explain, .serial = 4 } };
