@@ -31,8 +31,12 @@ void isolate_raise_descriptors(unsigned n_clients) {
 
         if (limit.rlim_cur >= wanted)
                 return;
+        /* Beyond the hard limit with CAP_SYS_RESOURCE, which is still there. */
+        if (wanted > limit.rlim_max && setrlimit(RLIMIT_NOFILE, &(struct rlimit) { wanted, wanted }) == 0)
+                return;
         limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur < wanted)
-                log_notice("only %llu descriptors allowed (RLIMIT_NOFILE); %u clients may need %llu",
+                log_notice("only %llu descriptors allowed (RLIMIT_NOFILE); %u clients (--client-limit) may need %llu, and who "
+                           "comes when none is left is refused",
                            (unsigned long long) limit.rlim_cur, n_clients, (unsigned long long) wanted);
 }
