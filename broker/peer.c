@@ -289,6 +289,10 @@ static bool peer_run_commands(struct peer *peer) {
                 if (command->reply.socket >= 0)
                         reply_send(&command->reply, r, peer->id, text);
                 free(command);
+                if (kind == PEER_COMMAND_API)
+                        KILL_POINT("attached");
+                else if (kind == PEER_COMMAND_MAP)
+                        KILL_POINT("mapped");
                 if (r < 0 && log_limit_pass(&peer->limit, &suppressed))
                         log_warning("peer %u (%s): %s: %s", peer->id, peer->name, text, strerror(-r));
                 /* Its owner chose the events: reading one of a fork would put a descriptor into our table. */

@@ -192,8 +192,8 @@ static int reconnect_once(struct attachment *attachment) {
 }
 
 static bool is_worth_another_try(int error) {
-        return error == -ECONNREFUSED || error == -ENOENT || error == -ECONNRESET || error == -EAGAIN ||
-               error == -ETIMEDOUT || error == -EMFILE || error == -ENOMEM;
+        return error == -ECONNREFUSED || error == -ENOENT || error == -ECONNRESET || error == -EPIPE ||
+               error == -EAGAIN || error == -ETIMEDOUT || error == -EMFILE || error == -ENOMEM;
 }
 
 static int try_until_answered(struct attachment *attachment, int (*try)(struct attachment *attachment)) {

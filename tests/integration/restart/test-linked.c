@@ -106,7 +106,8 @@ TEST(linked, calls_go_on_wherever_the_broker_dies) {
 /* ---- a VMM that hands over its mappings while the broker dies ---- */
 
 TEST(linked, vmm_attaches_wherever_the_broker_dies) {
-        static const char *const points[] = { "attach-kept", "attach-entered", "map-entered", "map-registered" };
+        static const char *const points[] = { "attach-kept", "attach-entered", "attached",
+                                              "map-entered", "map-registered", "mapped" };
         struct peer_task task = { .images = images, .shards = 2, .run = peer_read_pages, .n = 16 };
         struct kill_order *order;
         struct test_broker broker;

@@ -16,6 +16,7 @@
 #define STEP 64u /* pages for one broker's life */
 
 static const char walker[] = TEST_BUILD_ROOT "/tests/integration/restart/walker";
+static const char target[] = TEST_BUILD_ROOT "/tests/integration/preload/preload-target";
 
 static struct test_image image;
 
@@ -81,4 +82,64 @@ TEST(program, goes_on_over_random_kills) {
         (void) unlink(run.walk);
         test_broker_stop(&broker);
         test_image_unlink(&image);
+}
+
+/* ---- while it gets its memory ---- */
+
+/*
+ * The broker dies at each place where it could have done one half of what the library asks for, and its successor there too.
+ * `skip`: at the first so many times that one comes there it does not.
+ */
+static void maps_wherever_brokers_die(int skip, const char *action) {
+        static const struct {
+                const char *name;
+                bool answered; /* the library knows that it was done, and does not ask again */
+        } points[] = {
+                { .name = "attach-kept" }, { .name = "attach-entered" }, { .name = "attached", .answered = true },
+                { .name = "map-entered" }, { .name = "map-registered" }, { .name = "mapped", .answered = true },
+        };
+        const unsigned n = kill_count() * (sizeof points / sizeof points[0]);
+        struct kill_order *order = kill_order_new();
+        struct test_broker broker;
+        char socket[128], touch[32];
+
+        test_image_make(&image, &(struct test_image_spec) { .n_pages = n + 1, .seed = 362 });
+        test_broker_start(&broker, &(struct test_broker_options) {
+                                           .supervised = true,
+                                           .args = (const char *const[]) { TEST_MEMORY("ram0", &image), "--fill=off",
+                                                                           "--fault-around=4K", NULL },
+                                   });
+        (void) snprintf(socket, sizeof socket, "--socket=%s", broker.address);
+        for (unsigned i = 0; i < n; i++) {
+                unsigned p = i % (sizeof points / sizeof points[0]), round = i / (sizeof points / sizeof points[0]);
+                int status, n_deaths = points[p].answered ? 1 : 1 + (int) round % 2;
+                const char *point = points[p].name;
+
+                /* A page each, so that it is never complete: then nothing would be registered. */
+                (void) snprintf(touch, sizeof touch, "touch:%u", i);
+                kill_order_give(order, point, skip);
+                atomic_store(&order->budget, n_deaths);
+                status = target_run_command((const char *const[]) { pagebroker_run, preload_option, socket, "--", target,
+                                                                    "{memory0}", "{memory0.size}", image.path, "map", action,
+                                                                    touch, NULL },
+                                            0);
+                cr_assert_eq(status, 0, "%s: the target ended with %d: %s", point, status, target_said);
+                cr_assert(kill_order_is_done(order), "nobody died at %s", point);
+                for (int death = 0; death < n_deaths; death++)
+                        test_broker_wait_next(&broker);
+        }
+        test_broker_stop(&broker);
+        test_image_unlink(&image);
+        kill_order_free(order);
+}
+
+TEST(program, maps_wherever_the_broker_dies) {
+        require_uffd();
+        maps_wherever_brokers_die(0, "open");
+}
+
+/* A userfaultfd of its own for the child, and what it inherits registered, before fork() returns in it. */
+TEST(program, forks_wherever_the_broker_dies) {
+        require_uffd();
+        maps_wherever_brokers_die(1, "fork-nothing");
 }
