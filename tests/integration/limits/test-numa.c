@@ -79,6 +79,74 @@ TEST(numa, policy_is_the_default_one_when_none_is_asked_for) {
         assert_policy("", " default ");
 }
 
+/* ---- huge pages ---- */
+
+#define HUGE_PAGES (2 * HUGE_2M / TEST_PAGE) /* pages in two of them */
+
+static unsigned count_nodes(void) {
+        unsigned n = 0;
+        char path[64];
+
+        for (unsigned node = 0; node < 1024; node++) {
+                (void) snprintf(path, sizeof path, "/sys/devices/system/node/node%u", node);
+                n += access(path, F_OK) == 0;
+        }
+        return n;
+}
+
+/* The kernel spreads what is reserved over all nodes that have memory. */
+static void require_hugepages_on_node0(unsigned n) {
+        _cleanup_fclose_ FILE *f = NULL;
+        unsigned have = 0;
+
+        require_hugepages(n * count_nodes(), HUGE_2M);
+        f = fopen("/sys/devices/system/node/node0/hugepages/hugepages-2048kB/free_hugepages", "re");
+        if (!f || fscanf(f, "%u", &have) != 1 || have < n)
+                cr_skip_test("only %u of %u huge pages on node 0", have, n);
+}
+
+/* How many of its pages the broker has mapped, all of them on node 0. */
+static unsigned count_on_node0(const struct test_broker *broker) {
+        unsigned pages = 0;
+        const char *node0;
+        char line[512];
+
+        read_numa_map(broker->served, line, sizeof line);
+        cr_assert(strstr(line, " bind:0 "), "%s", line);
+        cr_assert(strstr(line, " huge "), "%s", line);
+        cr_assert(!strstr(line, " N1="), "%s", line);
+        node0 = strstr(line, " N0=");
+        cr_assert(!node0 || sscanf(node0, " N0=%u", &pages) == 1, "%s", line);
+        return pages;
+}
+
+/* Here the policy is that of the mapping, not of the memory: of the broker's, who backs all pages, and each broker's anew. */
+TEST(numa, policy_holds_for_huge_pages_and_after_a_restart) {
+        struct test_broker broker;
+        pb_client *client;
+
+        require_numa();
+        require_hugepages_on_node0(2);
+        test_image_make(&image, &(struct test_image_spec) { .seed = 93, .n_pages = HUGE_PAGES });
+        test_broker_start(&broker, &(struct test_broker_options) {
+                                           .supervised = true,
+                                           .args = (const char *const[]) { test_memory("ram0", &image,
+                                                                                       ",huge=2M,numa-policy=bind:0"),
+                                                                           "--fill=off", NULL },
+                                   });
+        client = test_connect(&broker, PB_ROLE_DEVICE);
+        cr_assert(ensure_is_right(client, images, 0, HUGE_2M));
+        cr_assert_eq(count_on_node0(&broker), 1);
+        test_broker_kill_served(&broker);
+        test_broker_wait_next(&broker);
+        cr_assert(ensure_is_right(client, images, HUGE_2M, HUGE_2M));
+        cr_assert_geq(count_on_node0(&broker), 1);
+        cr_assert(content_is_right(client, images, 0, 2 * HUGE_2M));
+        client = test_disconnect(client);
+        test_broker_stop(&broker);
+        test_image_unlink(&image);
+}
+
 TEST(numa, node_that_does_not_exist_is_refused_with_the_reason) {
         static const char *const args[] = { "--memory=ram0,size=1M,numa-policy=bind:0,,1023", NULL };
         char log[1024];
