@@ -115,8 +115,7 @@ static int attach(struct connection *connection, const union call *call, int *uf
                 return answer(connection, call, r, 0, "cannot start a thread for it");
         }
         *uffd = -1;
-        connection->peers[connection->n_peers] = peer;
-        connection->peer_ids[connection->n_peers++] = options.id;
+        connection_add_peer(connection, peer, options.id);
         if (broker_may_log_client())
                 log_event(LOG_INFO, (.id = EVENT_PEER_ATTACHED, .client = name),
                           "peer %u (%s): userfaultfd of pid %d is served", options.id, name,

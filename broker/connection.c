@@ -220,46 +220,56 @@ struct peer *connection_find_peer(struct connection *connection, uint32_t id) {
         return NULL;
 }
 
-/* The connection that stands for a process which has not come back yet. */
 static struct connection *find_restored(struct broker *broker, pid_t pid) {
         struct connection *connection;
 
         DL_FOREACH (broker->connections, connection)
-                if (connection->fd < 0 && connection->credentials.pid == pid && connection->n_peers < CONNECTION_PEERS_MAX)
+                if (connection->restored && connection->credentials.pid == pid && connection->n_peers < CONNECTION_PEERS_MAX)
                         return connection;
         return NULL;
 }
 
-int connection_restore_peer(struct broker *broker, const struct ledger_peer *entry, int pidfd, struct peer *peer) {
+int connection_restore(struct connection **ret, struct broker *broker, const struct ledger_peer *entry, int pidfd) {
         struct connection *connection = find_restored(broker, entry->pid);
         int r;
 
-        if (!connection) {
-                connection = calloc(1, sizeof *connection);
-                if (!connection) {
-                        (void) fd_close(pidfd);
-                        return -ENOMEM;
-                }
-                connection->broker = broker;
-                connection->fd = -1;
-                connection->pidfd = pidfd;
-                connection->uid = entry->uid;
-                connection->account = entry->account;
-                connection->credentials = (struct ucred) { .pid = entry->pid, .uid = entry->uid };
-                connection->role = entry->privileged ? PB_AS_VMM : PB_AS_DEVICE;
-                memcpy(connection->name, entry->name, sizeof connection->name);
-                r = sd_event_add_io(broker->event, &connection->exit, pidfd, EPOLLIN, on_exit_of_process, connection);
-                if (r < 0) {
-                        (void) fd_close(pidfd);
-                        free(connection);
-                        return r;
-                }
-                DL_APPEND(broker->connections, connection);
-        } else
+        if (connection) {
                 (void) fd_close(pidfd);
-        connection->peers[connection->n_peers] = peer;
-        connection->peer_ids[connection->n_peers++] = entry->id;
+                *ret = connection;
+                return 0;
+        }
+        connection = calloc(1, sizeof *connection);
+        if (!connection) {
+                (void) fd_close(pidfd);
+                return -ENOMEM;
+        }
+        connection->broker = broker;
+        connection->fd = -1;
+        connection->pidfd = pidfd;
+        connection->uid = entry->uid;
+        connection->account = entry->account;
+        connection->credentials = (struct ucred) { .pid = entry->pid, .uid = entry->uid };
+        connection->role = entry->privileged ? PB_AS_VMM : PB_AS_DEVICE;
+        connection->ready = connection->restored = true;
+        memcpy(connection->name, entry->name, sizeof connection->name);
+        r = sd_event_add_io(broker->event, &connection->exit, pidfd, EPOLLIN, on_exit_of_process, connection);
+        if (r < 0) {
+                (void) fd_close(pidfd);
+                free(connection);
+                return r;
+        }
+        DL_APPEND(broker->connections, connection);
+        /* What its threads ask for is counted, and shown, although it may never say HELLO again: an unmodified VMM has no
+         * reason to. */
+        connection_note_arrival(connection);
+        bus_client_arrived(connection);
+        *ret = connection;
         return 0;
+}
+
+void connection_add_peer(struct connection *connection, struct peer *peer, uint32_t id) {
+        connection->peers[connection->n_peers] = peer;
+        connection->peer_ids[connection->n_peers++] = id;
 }
 
 /* A handshake in its first message: who it is, by the kernel's word. */

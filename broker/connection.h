@@ -28,6 +28,7 @@ struct connection {
         uid_t account; /* whose descriptors are counted, see account.h */
         struct ucred credentials; /* who said HELLO */
         bool ready; /* past the handshake */
+        bool restored; /* of a process that was connected to the broker before us; never had a socket */
         bool hotplug, resumed; /* it says that it understands memory that comes and goes; that it was here before */
         uint32_t given;        /* memories that it has, a bit each */
         uint32_t told;         /* ... and knows that it has: one who resumes may not have taken what is new */
@@ -72,9 +73,9 @@ const char *connection_role_name(const struct connection *connection);
 
 void connection_get_usage(const struct connection *connection, struct connection_usage *ret);
 
-/* A peer of a process that was connected to the broker before us: kept until the process ends, or adopts it. Takes `pidfd`,
- * and `peer` if it succeeds. */
-int connection_restore_peer(struct broker *broker, const struct ledger_peer *entry, int pidfd, struct peer *peer);
+/* Stands for a process that was connected to the broker before us, and has peers: until it ends. Takes `pidfd`. */
+int connection_restore(struct connection **ret, struct broker *broker, const struct ledger_peer *entry, int pidfd);
+void connection_add_peer(struct connection *connection, struct peer *peer, uint32_t id);
 
 /* By the kernel's word, and as long as it lives. */
 bool connection_is_same_process(const struct connection *a, const struct connection *b);
@@ -85,6 +86,8 @@ struct peer *connection_find_peer(struct connection *connection, uint32_t id);
 /* Of all connections: those that are served no longer. */
 void connections_drop_dead_peers(struct broker *broker);
 
+/* handshake.c: what the client does is counted from here on. Without memory for it, it goes uncounted. */
+void connection_note_arrival(struct connection *connection);
 /* handshake.c: a memory that has been plugged in, with its regions. */
 void connection_tell_memory(struct connection *connection, const struct memory *memory);
 /* handshake.c; `ring` (or -1) came with it and is the callee's. */

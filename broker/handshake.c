@@ -174,8 +174,7 @@ void connection_tell_memory(struct connection *connection, const struct memory *
                         r = send_region(connection, &broker->regions[i], 0);
 }
 
-/* What the client does is counted from here on. Without memory for it, it goes uncounted. */
-static void note_arrival(struct connection *connection) {
+void connection_note_arrival(struct connection *connection) {
         struct broker *broker = connection->broker;
         struct timespec now;
 
@@ -279,7 +278,7 @@ void connection_hello(struct connection *connection, const struct pb_message_hel
         connection->hotplug = hello->compat & PB_FEATURE_HOTPLUG;
         connection->resumed = hello->epoch != 0;
         welcome.n_regions = sort_regions(connection, regions);
-        note_arrival(connection);
+        connection_note_arrival(connection);
         if (has_session(hello))
                 welcome.session_id = broker->last_session_id + 1;
         memcpy(welcome.name, broker->options->name, sizeof welcome.name);

@@ -121,6 +121,7 @@ static int take_peer(struct broker *broker, struct ledger_peer *entry) {
                 .ledger = broker->ledger,
                 .entry = entry,
         };
+        struct connection *connection;
         struct peer *peer;
         int r;
 
@@ -132,15 +133,17 @@ static int take_peer(struct broker *broker, struct ledger_peer *entry) {
                 drop_entry(broker, entry, (unsigned) ((uffd >= 0) + (pidfd >= 0)));
                 return 0;
         }
+        r = connection_restore(&connection, broker, entry, fd_take(&pidfd));
+        if (r < 0)
+                return r;
+        options.tally = connection->tally;
         ledger_peer_keep(broker->ledger, entry);
         r = peer_new_restored(&peer, broker->pager, &options, uffd);
         if (r < 0)
                 return r;
         uffd = -1;
-        r = connection_restore_peer(broker, entry, fd_take(&pidfd), peer);
-        if (r < 0)
-                (void) peer_stop(peer);
-        return r;
+        connection_add_peer(connection, peer, entry->id);
+        return 0;
 }
 
 int restart_take_peers(struct broker *broker) {

@@ -177,7 +177,7 @@ void bus_announce_late(struct bus *bus) {
                 return;
         bus->unannounced = false;
         DL_FOREACH (bus->broker->connections, connection) {
-                if (!connection->ready || connection->announced || connection->fd < 0 ||
+                if (!connection->ready || connection->announced || (connection->fd < 0 && !connection->restored) ||
                     connection->role == PB_AS_OBSERVER)
                         continue;
                 if (!may_announce(bus)) {

@@ -219,3 +219,10 @@ void listen_done(struct listener *listener) {
         (void) sd_bus_message_unref(listener->last);
         (void) sd_bus_slot_unref(listener->slot);
 }
+
+bool is_process(sd_bus *us, pid_t pid) {
+        uint32_t is = 0;
+
+        return sd_bus_get_property_trivial(us, SERVICE, VM, VM_INTERFACE, "ProcessID", NULL, 'u', &is) >= 0 &&
+               is == (uint32_t) pid;
+}

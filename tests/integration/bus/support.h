@@ -67,3 +67,6 @@ void listen_for(struct listener *ret, sd_bus *us, const char *member);
 /* Handles what has arrived; true once there are at least `n`. */
 bool heard(struct listener *listener, unsigned n);
 void listen_done(struct listener *listener);
+
+/* Is it this process that the name belongs to? After a restart the bus may not have seen yet that the old one has gone. */
+bool is_process(sd_bus *us, pid_t pid);

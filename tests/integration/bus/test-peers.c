@@ -81,6 +81,63 @@ TEST(peers, a_page_that_is_poisoned_is_what_a_vcpu_waits_for) {
         test_image_unlink(&image);
 }
 
+static int read_wait_read(pb_client *client, const struct peer_task *task) {
+        CHILD_CHECK(content_is_right(client, task->images, 0, 8 * TEST_PAGE));
+        CHILD_CHECK(step_tell(task->steps) && step_await(task->steps));
+        CHILD_CHECK(content_is_right(client, task->images, 8 * TEST_PAGE, 8 * TEST_PAGE));
+        CHILD_CHECK(step_tell(task->steps) && step_await(task->steps));
+        return 0;
+}
+
+/* Plain loads and stores have no reason to connect again. */
+TEST(peers, a_process_that_an_earlier_broker_served_is_shown_with_its_faults) {
+        struct peer_task task = { .images = images, .run = read_wait_read };
+        struct test_broker broker;
+        struct test_bus bus;
+        struct steps steps;
+        char path[64];
+        sd_bus *us;
+        pid_t pid;
+
+        require_uffd();
+        test_image_make(&image, &(struct test_image_spec) { .seed = 74, .n_pages = 1024 });
+        test_bus_start(&bus);
+        test_broker_start(&broker, &(struct test_broker_options) {
+                                           .supervised = true,
+                                           .args = (const char *const[]) { TEST_MEMORY("ram0", &image), bus.option, "--fill=off",
+                                                                           "--fault-around=4K", NULL },
+                                   });
+        us = test_bus_connect(&bus);
+        steps = steps_new();
+        task.broker = &broker;
+        task.steps = steps.child;
+        pid = peer_start(&task);
+        cr_assert(step_await(steps.parent));
+        test_broker_kill_served(&broker);
+        test_broker_wait_next(&broker);
+        cr_assert(EVENTUALLY(is_process(us, broker.served)));
+        cr_assert_eq(count_clients(us), 1);
+        cr_assert(find_client(us, path));
+        cr_assert_eq(get_number(us, path, CLIENT_INTERFACE, "ProcessID"), (uint64_t) pid);
+        cr_assert_eq(get_number(us, path, CLIENT_INTERFACE, "Connected"), 0);
+        cr_assert_eq(get_number(us, path, CLIENT_INTERFACE, "Peers"), 1);
+        cr_assert(string_is(us, path, CLIENT_INTERFACE, "Role", "vmm"));
+        cr_assert_eq(get_number(us, path, CLIENT_INTERFACE, "FaultsVCPU"), 0);
+        cr_assert(step_tell(steps.parent) && step_await(steps.parent));
+        /* At least one each; they are counted when they are answered. */
+        cr_assert(EVENTUALLY(get_number(us, path, CLIENT_INTERFACE, "FaultsVCPU") >= 8));
+        cr_assert(EVENTUALLY(get_latency(us, path, CLIENT_INTERFACE, "vcpu").count >= 8));
+        cr_assert(step_tell(steps.parent));
+        cr_assert_eq(test_child_wait(pid), 0);
+        cr_assert(EVENTUALLY(count_clients(us) == 0));
+        cr_assert_geq(get_latency(us, VM, VM_INTERFACE, "vcpu").count, 8);
+        us = test_bus_disconnect(us);
+        steps_done(&steps);
+        test_broker_stop(&broker);
+        test_bus_stop(&bus);
+        test_image_unlink(&image);
+}
+
 /* Attaches, hangs up, and lives on until it is told to end. */
 static int hang_up_and_live(void *arg) {
         const struct peer_task *task = arg;

@@ -6,14 +6,6 @@
 
 static struct test_image image;
 
-/* The bus may not have seen yet that the old one has gone. */
-static bool is_process(sd_bus *us, pid_t pid) {
-        uint32_t is = 0;
-
-        return sd_bus_get_property_trivial(us, SERVICE, VM, VM_INTERFACE, "ProcessID", NULL, 'u', &is) >= 0 &&
-               is == (uint32_t) pid;
-}
-
 TEST(restart, the_next_broker_has_the_name_and_the_clients) {
         struct test_broker broker;
         struct test_bus bus;

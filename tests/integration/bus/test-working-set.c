@@ -371,13 +371,6 @@ static void live(struct life *ret, const char *option) {
         live_on(ret, TEST_MEMORY("ram0", &image), option);
 }
 
-static bool is_process(sd_bus *us, pid_t pid) {
-        uint32_t is = 0;
-
-        return sd_bus_get_property_trivial(us, SERVICE, VM, VM_INTERFACE, "ProcessID", NULL, 'u', &is) >= 0 &&
-               is == (uint32_t) pid;
-}
-
 static void await_next(struct life *life) {
         test_broker_wait_next(&life->broker);
         cr_assert(EVENTUALLY(is_process(life->us, life->broker.served)));
