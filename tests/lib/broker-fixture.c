@@ -144,6 +144,8 @@ static void launch_child(struct launch *launch, pid_t parent) {
         _exit(127);
 }
 
+const char *test_broker_libexec = TEST_BUILD_ROOT "/sources/nbd";
+
 /* LeakSanitizer cannot work under the filter: in a build with sanitizers the broker runs without one, if the test does
  * not ask for it. */
 static bool is_filtered(const char *const args[]) {
@@ -154,6 +156,7 @@ static bool is_filtered(const char *const args[]) {
 }
 
 static void launch_environment(struct launch *launch, const char *notify, bool activated, bool filtered) {
+        static char libexec[256];
         unsigned n = 0;
 
         for (char **e = environ; *e && n < ARGS_MAX - 5; e++)
@@ -161,7 +164,8 @@ static void launch_environment(struct launch *launch, const char *notify, bool a
                     (strncmp(*e, "LSAN_OPTIONS=", 13) != 0 || !filtered))
                         launch->envp[n++] = *e;
         launch->envp[n++] = notify;
-        launch->envp[n++] = "PAGEBROKER_LIBEXEC=" TEST_BUILD_ROOT "/sources/nbd";
+        (void) snprintf(libexec, sizeof libexec, "PAGEBROKER_LIBEXEC=%s", test_broker_libexec);
+        launch->envp[n++] = libexec;
         if (TEST_SANITIZED && filtered)
                 launch->envp[n++] = "LSAN_OPTIONS=detect_leaks=0";
         if (activated) {

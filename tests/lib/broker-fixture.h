@@ -27,6 +27,9 @@ struct test_broker_options {
         bool activated;          /* no --socket: the listening socket is ours, passed by LISTEN_FDS */
 };
 
+/* Where it finds the helpers of sources; may be changed before it is started. */
+extern const char *test_broker_libexec;
+
 /* Starts it and waits until it says READY=1. Fails the test, with its log, if it does not. */
 void test_broker_start(struct test_broker *ret, const struct test_broker_options *options);
 
