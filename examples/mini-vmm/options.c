@@ -237,7 +237,7 @@ int options_parse(struct options *ret, int argc, char *argv[]) {
         int index, r, value;
 
         if (argc < 2)
-                return complain(0, "what? mini-vmm --help explains");
+                return complain(0, "a command is missing: run, restore or arguments; mini-vmm --help explains");
         if (strcmp(argv[1], "--help") == 0)
                 return options_take(&options, &run_options[0], "");
         r = options_parse_command(&options, argv[1]);

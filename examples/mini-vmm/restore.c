@@ -46,7 +46,10 @@ static int restored_connect(struct restored *restored) {
         };
         int r = pb_connect(&restored->client, address, &options);
 
-        return r < 0 ? complain(r, "--pagebroker=%s: cannot connect", address) : 0;
+        if (r == -EACCES)
+                return complain(r, "--pagebroker=%s: the broker does not let this user in as the VMM (see --allow of pagebrokerd)",
+                                address);
+        return r < 0 ? complain(r, "--pagebroker=%s: cannot connect; is pagebrokerd running, with this --socket?", address) : 0;
 }
 
 /* Region `index` of the guest, as the broker has mapped it into this process. It has to be what the guest expects. */

@@ -58,6 +58,23 @@ static int device_open_loop(struct device *device) {
         return r;
 }
 
+/* The broker's own words are in its log: there is no client yet that pb_explain() could ask. */
+static const char *connect_advice(int error) {
+        switch (error) {
+        case -ENOENT:
+        case -ECONNREFUSED:
+                return ": no page broker listens there; is pagebrokerd running, with this path as its --socket?";
+        case -EACCES:
+                return ": the broker does not let this user in as a device (see --allow of pagebrokerd), or the socket's "
+                       "directory does not let it through";
+        case -EPROTO:
+        case -EPROTONOSUPPORT:
+                return ": what listens there is no page broker of a version that this one understands";
+        default:
+                return "";
+        }
+}
+
 static int device_open(struct device *device, const struct options *options) {
         int r;
 
@@ -73,7 +90,7 @@ static int device_open(struct device *device, const struct options *options) {
         }
         r = guest_open(&device->guest, device->event, options->pagebroker, options->reconnect_s);
         if (r < 0) {
-                log_error("--pagebroker=%s: %s", options->pagebroker, strerror(-r));
+                log_error("--pagebroker=%s: %s%s", options->pagebroker, strerror(-r), connect_advice(r));
                 return r;
         }
         r = blk_init(&device->blk, device, options->serial);

@@ -83,6 +83,7 @@ TEST(start, wrong_options_are_named) {
         cr_assert(strstr(text, "--file=/dev/null: "));
         cr_assert_eq(RUN(&m, text, socket, "--pagebroker=/nowhere", file), 1);
         cr_assert(strstr(text, "--pagebroker=/nowhere: No such file"));
+        cr_assert(strstr(text, "is pagebrokerd running"));
         machine_stop(&m);
 }
 
