@@ -77,6 +77,13 @@ const struct command commands[] = {
           .options = BY_BOTH | OPTION_JSON | OPTION_MEMORY,
           .args_max = 2,
           .run = command_heal },
+        { .name = "workingset",
+          .arguments = "show|record|replay FILE",
+          .summary = "which pages were wanted: a file's content; record it, until Ctrl-C or workingset stop; fetch these",
+          .options = BY_BUS | OPTION_JSON | OPTION_FOR | OPTION_FORCE | OPTION_WAIT,
+          .args_min = 1,
+          .args_max = 2,
+          .run = command_workingset },
         { .name = "audit",
           .arguments = "[NAME]",
           .summary = "the broker checks its own books",
@@ -112,6 +119,9 @@ static const char help_options[] =
         "  --interval=SECONDS of watch and top (1; 0.01 or more)\n"
         "  --timeout=SECONDS  how long wait waits at most, and watch for a broker that is restarted (10; 0: ask once)\n"
         "  --memory=NAME      map, prefetch, heal: this memory by its own offsets, not the guest's regions\n"
+        "  --for=SECONDS      workingset record: how long (default: until it is stopped)\n"
+        "  --force            workingset replay: also what was recorded from another memory or source\n"
+        "  --wait             workingset replay: until it is done\n"
         "  --svg=FILE         map: as a picture\n"
         "  --png=FILE         map: as a picture\n"
         "  --color=WHEN       map: auto, always or never\n"

@@ -20,6 +20,9 @@ enum {
         OPTION_PNG = 1u << 8,
         OPTION_COLOR = 1u << 9,
         OPTION_LISTEN = 1u << 10,
+        OPTION_FOR = 1u << 11,
+        OPTION_FORCE = 1u << 12,
+        OPTION_WAIT = 1u << 13,
 };
 
 enum color {
@@ -35,9 +38,9 @@ struct ctl {
         const char *machine; /* NULL: the only one */
         const char *memory;
         const char *svg, *png, *listen;
-        double interval_s, timeout_s;
+        double interval_s, timeout_s, for_s;
         enum color color;
-        bool json;
+        bool json, force, wait;
 };
 
 struct command {
@@ -78,3 +81,4 @@ int command_stuck(const struct ctl *ctl, char **args, unsigned n);
 int command_top(const struct ctl *ctl, char **args, unsigned n);
 int command_wait(const struct ctl *ctl, char **args, unsigned n);
 int command_watch(const struct ctl *ctl, char **args, unsigned n);
+int command_workingset(const struct ctl *ctl, char **args, unsigned n);

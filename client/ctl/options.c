@@ -25,6 +25,9 @@ static const struct option option_table[] = {
         { "png", required_argument, NULL, FIRST_OPTION + 8 },
         { "color", required_argument, NULL, FIRST_OPTION + 9 },
         { "listen", required_argument, NULL, FIRST_OPTION + 10 },
+        { "for", required_argument, NULL, FIRST_OPTION + 11 },
+        { "force", no_argument, NULL, FIRST_OPTION + 12 },
+        { "wait", no_argument, NULL, FIRST_OPTION + 13 },
         { "help", no_argument, NULL, 'h' },
         { "version", no_argument, NULL, 'v' },
         {},
@@ -72,6 +75,16 @@ static int parse_option(struct ctl *ctl, uint32_t bit, const char *value) {
         case OPTION_TIMEOUT:
                 if (!text_parse_seconds(value, 0, &ctl->timeout_s))
                         return complain(-1, "--timeout=%s: seconds, 0 or more", value);
+                return 0;
+        case OPTION_FOR:
+                if (!text_parse_seconds(value, 0, &ctl->for_s))
+                        return complain(-1, "--for=%s: seconds, 0 or more", value);
+                return 0;
+        case OPTION_FORCE:
+                ctl->force = true;
+                return 0;
+        case OPTION_WAIT:
+                ctl->wait = true;
                 return 0;
         case OPTION_MEMORY:
                 ctl->memory = value;

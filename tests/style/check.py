@@ -16,9 +16,10 @@ MAY_INCLUDE = {
     "examples": {"examples", "client", "seccomp", "protocol", "common"},
     "tests": {"tests", "examples", "client", "broker", "seccomp", "protocol", "common"},
 }
-# Narrower than its folder: the tools are made of what every program has, so that they show what that is good for.
+# Narrower than its folder: the tools are made of what every program has, so that they show what that is good for: the
+# public header, and the layout of a file that pagebroker-workingset(5) describes.
 NARROWER = {
-    "client/ctl/": re.compile(r"(client/ctl/.*|client/pagebroker\.h|common/.*)"),
+    "client/ctl/": re.compile(r"(client/ctl/.*|client/pagebroker\.h|common/.*|protocol/working-set\.h)"),
 }
 # Roles and intents are numbers of the public header; the broker needs them and nothing else of the client.
 EXCEPTIONS = {("broker", "client/pagebroker.h")}

@@ -7,9 +7,9 @@ _pagebrokerctl_names() {
 
 _pagebrokerctl() {
         local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command='' i
-        local commands='list status clients top stuck map watch wait fill prefetch heal audit disconnect metrics'
+        local commands='list status clients top stuck map watch wait fill prefetch heal workingset audit disconnect metrics'
         local options='--machine= --bus= --socket= --json --interval= --timeout= --memory= --svg= --png= --color=
-                --listen= --help --version'
+                --listen= --for= --force --wait --help --version'
         local -a bus=()
         COMPREPLY=()
 
@@ -50,7 +50,7 @@ _pagebrokerctl() {
                 mapfile -t COMPREPLY < <(compgen -f -- "$word")
                 return
                 ;;
-        --interval | --timeout | --memory)
+        --interval | --timeout | --for | --memory)
                 return
                 ;;
         esac
@@ -65,6 +65,14 @@ _pagebrokerctl() {
                 ;;
         fill)
                 mapfile -t COMPREPLY < <(compgen -W 'on off rate' -- "$word")
+                ;;
+        workingset)
+                if [[ $before == workingset ]]; then
+                        mapfile -t COMPREPLY < <(compgen -W 'show record stop replay' -- "$word")
+                else
+                        compopt -o filenames 2>/dev/null
+                        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+                fi
                 ;;
         status | clients | top | stuck | map | watch | wait | audit | metrics)
                 mapfile -t COMPREPLY < <(compgen -W "$(_pagebrokerctl_names "${bus[@]}")" -- "$word")

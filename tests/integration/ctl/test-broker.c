@@ -340,6 +340,7 @@ TEST(broker, disconnect_ends_the_session) {
 TEST(broker, another_user_may_look_and_change_nothing) {
         static const char *const changes[][4] = {
                 { "fill", "on" }, { "audit" }, { "heal" }, { "prefetch", "0", "4096" }, { "disconnect", "1" },
+                { "workingset", "record", "/dev/shm/pagebrokerctl-test.pws" }, { "workingset", "stop" },
         };
         struct scene scene;
 
