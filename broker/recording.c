@@ -104,7 +104,8 @@ void recording_finish(struct recording *recording) {
         forget_seen(recording);
         header->duration_us = clock_now_us() - recording->start_us;
         header->size = sizeof *header + header->n_memories * sizeof recording->memories[0] +
-                       header->n_clients * sizeof recording->clients[0] + header->n_entries * sizeof recording->entries[0];
+                       header->n_clients * sizeof recording->clients[0] +
+                       header->n_entries * sizeof recording->entries[0];
 }
 
 struct part {

@@ -77,10 +77,12 @@ int working_set_record(struct broker *broker) {
         note_recording(broker, true);
         log_info("working set: recording which pages are wanted");
         if (fill)
-                log_notice("working set: the background fill is on; what it brings before somebody wants it is not recorded "
+                log_notice("working set: the background fill is on; what it brings before somebody wants it is not "
+                           "recorded "
                            "(--fill=off, or pagebrokerctl fill off)");
         if (present > 0)
-                log_notice("working set: %" PRIu64 " pages are present already, and nobody can be seen to want them", present);
+                log_notice("working set: %" PRIu64 " pages are present already, and nobody can be seen to want them",
+                           present);
         return 0;
 }
 
@@ -142,7 +144,8 @@ static void forget_sent(struct broker *broker) {
         broker->working_set.sent_size = broker->working_set.sent_n = 0;
 }
 
-int working_set_send(struct broker *broker, const char *sender, uint64_t size, uint64_t offset, const void *data, uint64_t n) {
+int working_set_send(struct broker *broker, const char *sender, uint64_t size, uint64_t offset, const void *data,
+                     uint64_t n) {
         struct working_set *set = &broker->working_set;
 
         if (size == 0 || size > PB_WORKING_SET_SIZE_MAX)
@@ -211,9 +214,11 @@ static void say_what_was_lost(struct broker *broker) {
         const struct ledger_data *data = broker->ledger->data;
 
         if (data->recording)
-                log_notice("working set: the broker before this one was recording, and what it had recorded went with it");
+                log_notice(
+                        "working set: the broker before this one was recording, and what it had recorded went with it");
         if (data->replaying)
-                log_notice("working set: the broker before this one was replaying; the rest is not fetched ahead unless it is "
+                log_notice("working set: the broker before this one was replaying; the rest is not fetched ahead "
+                           "unless it is "
                            "replayed again");
 }
 

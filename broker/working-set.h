@@ -14,7 +14,7 @@ struct working_set {
         bool kept_is_safe;      /* it is in the file of --working-set-record */
         uint8_t *sent;          /* a file on its way to us */
         uint64_t sent_size, sent_n;
-        char sender[64];        /* whose */
+        char sender[64]; /* whose */
 };
 
 /* Opens the files of --working-set-record and --working-set-replay; privileges are still there. Prints what is wrong. */
@@ -39,7 +39,8 @@ void working_set_drop(struct broker *broker);
 
 /* A part of a file of `size` bytes: from 0 on, one after the other. One file at a time: the first part of another takes
  * its place. -EFBIG: larger than any; -EINVAL: not the next part; -ECANCELED: another one has sent his meanwhile; -ENOMEM. */
-int working_set_send(struct broker *broker, const char *sender, uint64_t size, uint64_t offset, const void *data, uint64_t n);
+int working_set_send(struct broker *broker, const char *sender, uint64_t size, uint64_t offset, const void *data,
+                     uint64_t n);
 
 struct working_set_plan {
         uint64_t n_pages, n_runs;

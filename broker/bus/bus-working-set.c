@@ -18,7 +18,8 @@
 #define PART_MAX (256u << 10)
 
 static int set_no_recording(sd_bus_error *error) {
-        return sd_bus_error_setf(error, BUS_ERROR_NO_SUCH_RECORDING, "nothing is being recorded, and nothing that was is kept");
+        return sd_bus_error_setf(error, BUS_ERROR_NO_SUCH_RECORDING,
+                                 "nothing is being recorded, and nothing that was is kept");
 }
 
 int bus_start_recording(sd_bus_message *message, void *data, sd_bus_error *error) {
@@ -102,8 +103,9 @@ int bus_send_working_set(sd_bus_message *message, void *data, sd_bus_error *erro
                 r = sd_bus_message_read_array(message, 'y', &part, &n);
         if (r < 0)
                 return r;
-        r = n > PART_MAX ? -EINVAL
-                         : working_set_send(view->broker, sd_bus_message_get_sender(message) ?: "", size, offset, part, n);
+        r = n > PART_MAX
+                    ? -EINVAL
+                    : working_set_send(view->broker, sd_bus_message_get_sender(message) ?: "", size, offset, part, n);
         if (r == -EFBIG)
                 return sd_bus_error_setf(error, BUS_ERROR_BAD_WORKING_SET, "a working set has 1 to %llu bytes",
                                          (unsigned long long) PB_WORKING_SET_SIZE_MAX);

@@ -182,7 +182,8 @@ static void report(const char *workload, uint64_t us[ELEMENTS(modes)][ROUNDS_MAX
 }
 
 static void run(const char *name, int (*work)(pb_client *client, uint64_t *ret_sum)) {
-        struct workload *workload = mmap(NULL, sizeof *workload, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        struct workload *workload =
+                mmap(NULL, sizeof *workload, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         uint64_t us[ELEMENTS(modes)][ROUNDS_MAX], expected;
         unsigned n = n_rounds();
 

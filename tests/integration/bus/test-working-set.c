@@ -290,9 +290,11 @@ TEST(working_set, of_another_source_is_replayed_when_forced) {
         memory->inode++;
         begin_again(&scene);
         send_file(scene.us, file, size, size);
-        cr_assert(sd_bus_call_method(scene.us, SERVICE, VM, VM_INTERFACE, "ReplayWorkingSet", &error, NULL, "b", 0) < 0);
+        cr_assert(sd_bus_call_method(scene.us, SERVICE, VM, VM_INTERFACE, "ReplayWorkingSet", &error, NULL, "b", 0) <
+                  0);
         cr_assert_str_eq(error.name, ERROR "OtherWorkingSet");
-        cr_assert(strstr(error.message, "file:/another/image") && strstr(error.message, image.path), "%s", error.message);
+        cr_assert(strstr(error.message, "file:/another/image") && strstr(error.message, image.path), "%s",
+                  error.message);
         cr_assert_eq(VM_NUMBER(scene.us, "PagesPresent"), 0);
         send_file(scene.us, file, size, size);
         replay(scene.us, true, "file:/another/image");
@@ -357,11 +359,11 @@ struct life {
 
 static void live_on(struct life *ret, const char *memory, const char *option) {
         test_bus_start(&ret->bus);
-        test_broker_start(&ret->broker, &(struct test_broker_options) {
-                                                .supervised = true,
-                                                .args = (const char *const[]) { memory, ret->bus.option, "--fill=off",
-                                                                                option, NULL },
-                                        });
+        test_broker_start(&ret->broker,
+                          &(struct test_broker_options) {
+                                  .supervised = true,
+                                  .args = (const char *const[]) { memory, ret->bus.option, "--fill=off", option, NULL },
+                          });
         ret->us = test_bus_connect(&ret->bus);
         cr_assert(test_bus_has(ret->us, SERVICE));
 }
