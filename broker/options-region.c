@@ -14,6 +14,20 @@ int parse_numa_policy(const char *option, const char *text, struct numa_policy *
         return 0;
 }
 
+static int take_item(void *data, const char *key, const char *value) {
+        struct option_region *region = data;
+
+        if (strcmp(key, "size") == 0)
+                return parse_size_of("region", key, value, &region->size);
+        if (strcmp(key, "offset") == 0)
+                return parse_size_of("region", key, value, &region->offset);
+        if (strcmp(key, "memory") == 0)
+                return parse_name("region", value, region->memory);
+        if (strcmp(key, "numa-policy") == 0)
+                return parse_numa_policy("region", value, &region->numa);
+        return complain("--region: unknown key '%s'; known: size, memory, offset, numa-policy", key);
+}
+
 int parse_region(struct options *options, char *text) {
         struct option_region *region = &options->regions[options->n_regions];
         char *rest = text, *item = next_item(&rest);
@@ -23,27 +37,10 @@ int parse_region(struct options *options, char *text) {
                 return complain("--region: at most %u regions", PB_REGIONS_MAX);
         *region = (struct option_region) {};
         r = parse_size_of("region", "gpa", item ?: "", &region->gpa);
+        if (r == 0)
+                r = parse_items("region", rest, take_item, region);
         if (r < 0)
                 return r;
-        while ((item = next_item(&rest))) {
-                const char *value;
-
-                r = split_item("region", item, &value);
-                if (r < 0)
-                        return r;
-                if (strcmp(item, "size") == 0)
-                        r = parse_size_of("region", item, value, &region->size);
-                else if (strcmp(item, "offset") == 0)
-                        r = parse_size_of("region", item, value, &region->offset);
-                else if (strcmp(item, "memory") == 0)
-                        r = parse_name("region", value, region->memory);
-                else if (strcmp(item, "numa-policy") == 0)
-                        r = parse_numa_policy("region", value, &region->numa);
-                else
-                        return complain("--region: unknown key '%s'; known: size, memory, offset, numa-policy", item);
-                if (r < 0)
-                        return r;
-        }
         if (region->size == 0 || !region->memory[0])
                 return complain("--region: needs size= and memory=");
         options->n_regions++;

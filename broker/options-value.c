@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "broker/options-value.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -96,15 +97,44 @@ char *next_item(char **rest) {
         return start;
 }
 
-int split_item(const char *option, char *item, const char **ret_value) {
-        char *equals = strchr(item, '=');
+int parse_items(const char *option, char *rest, option_item *take, void *data) {
+        char *item;
+        int r = 0;
 
-        *ret_value = "";
-        if (!equals)
-                return complain("--%s: '%s': expected KEY=VALUE", option, item);
-        *equals = 0;
-        *ret_value = equals + 1;
-        return 0;
+        while (r >= 0 && (item = next_item(&rest))) {
+                char *equals = strchr(item, '=');
+
+                if (!equals)
+                        return complain("--%s: '%s': expected KEY=VALUE", option, item);
+                *equals = 0;
+                r = take(data, item, equals + 1);
+        }
+        return r;
+}
+
+int parse_text(char **where, const char *text) {
+        free(*where);
+        *where = strdup(text);
+        return *where ? 0 : -ENOMEM;
+}
+
+int parse_choice(const char *option, const char *text, const char *const names[], unsigned n, unsigned *ret) {
+        char known[128] = "";
+        size_t at = 0;
+
+        for (unsigned i = 0; i < n; i++) {
+                if (strcmp(names[i], text) == 0) {
+                        *ret = i;
+                        return 0;
+                }
+                at += (size_t) snprintf(known + at, sizeof known - at, "%s%s",
+                                        i == 0      ? ""
+                                        : i + 1 < n ? ", "
+                                                    : " or ",
+                                        names[i]);
+                assert(at < sizeof known);
+        }
+        return complain("--%s: '%s': %s", option, text, known);
 }
 
 int parse_switch(const char *option, const char *text, bool *ret) {

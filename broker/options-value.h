@@ -26,4 +26,11 @@ int parse_seconds(const char *option, const char *text, uint64_t *ret_us);
 /* The next "key=value" of a comma-separated list, in place; a doubled comma is one comma of the value, as in QEMU. NULL
  * at the end. */
 char *next_item(char **rest);
-int split_item(const char *option, char *item, const char **ret_value);
+/* Each of the rest, until one is refused. */
+typedef int option_item(void *data, const char *key, const char *value);
+int parse_items(const char *option, char *rest, option_item *take, void *data);
+
+/* A copy in place of what was there. */
+int parse_text(char **where, const char *text);
+/* The index of one of a few words. */
+int parse_choice(const char *option, const char *text, const char *const names[], unsigned n, unsigned *ret);

@@ -4,173 +4,21 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/options-file.h"
 #include "broker/connection.h"
+#include "broker/options-allow.h"
+#include "broker/options-file.h"
 #include "broker/options-help.h"
+#include "broker/options-memory.h"
 #include "broker/options-region.h"
 #include "broker/options-value.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/macro.h"
 #include "protocol/presence.h"
-
-static int parse_backing(const char *option, const char *text, uint64_t *ret) {
-        if (options_parse_size(text, ret) == 0 && (*ret == 2ull << 20 || *ret == 1ull << 30))
-                return 0;
-        return complain("--%s: '%s': huge pages are 2M or 1G", option, text);
-}
-
-static int parse_layer(struct option_memory *memory, const char *value) {
-        if (memory->n_layers == ELEMENTS(memory->layers))
-                return complain("--memory=%s: at most %zu layers", memory->name, ELEMENTS(memory->layers));
-        memory->layers[memory->n_layers] = strdup(value);
-        if (!memory->layers[memory->n_layers])
-                return -ENOMEM;
-        memory->n_layers++;
-        return 0;
-}
-
-static int replace(char **where, const char *text) {
-        free(*where);
-        *where = strdup(text);
-        return *where ? 0 : -ENOMEM;
-}
-
-static int parse_memory(struct options *options, char *text) {
-        struct option_memory *memory = &options->memories[options->n_memories];
-        char *rest = text, *item = next_item(&rest);
-        int r;
-
-        if (options->n_memories == PB_MEMORIES_MAX)
-                return complain("--memory: at most %u memories", PB_MEMORIES_MAX);
-        *memory = (struct option_memory) { .plugged = true };
-        r = parse_name("memory", item ?: "", memory->name);
-        if (r < 0)
-                return r;
-        for (unsigned i = 0; i < options->n_memories; i++)
-                if (strcmp(options->memories[i].name, memory->name) == 0)
-                        return complain("--memory: two memories are called '%s'", memory->name);
-        options->n_memories++;
-        while ((item = next_item(&rest))) {
-                const char *value;
-
-                r = split_item("memory", item, &value);
-                if (r < 0)
-                        return r;
-                if (strcmp(item, "size") == 0)
-                        r = parse_size_of("memory", item, value, &memory->size);
-                else if (strcmp(item, "source") == 0)
-                        r = replace(&memory->source, value);
-                else if (strcmp(item, "layer") == 0)
-                        r = parse_layer(memory, value);
-                else if (strcmp(item, "checksums") == 0)
-                        r = replace(&memory->checksums, value);
-                else if (strcmp(item, "source-offset") == 0)
-                        r = parse_size_of("memory", item, value, &memory->source_offset);
-                else if (strcmp(item, "plugged") == 0)
-                        r = parse_switch("memory: plugged", value, &memory->plugged);
-                else if (strcmp(item, "huge") == 0)
-                        r = parse_backing("memory", value, &memory->backing_size);
-                else if (strcmp(item, "numa-policy") == 0)
-                        r = parse_numa_policy("memory", value, &memory->numa);
-                else if (strcmp(item, "backing") == 0 && strcmp(value, "guest_memfd") == 0)
-                        return complain("--memory: guest_memfd is refused: vCPU faults on it bypass every mapping, and "
-                                        "UFFDIO_REGISTER on it is EINVAL on today's kernels, so an absent page would read as "
-                                        "zeros; leave 'backing' out");
-                else
-                        return complain("--memory: unknown key '%s'; known: size, source, layer, source-offset, checksums, huge, "
-                                        "numa-policy, plugged", item);
-                if (r < 0)
-                        return r;
-        }
-        if (!memory->source && memory->n_layers > 0)
-                return complain("--memory=%s: a layer= needs a source= to lie on", memory->name);
-        if (!memory->source && memory->size == 0)
-                return complain("--memory=%s: needs source=, or a size= of more than 0", memory->name);
-        if (memory->checksums && !memory->source)
-                return complain("--memory=%s: checksums without a source", memory->name);
-        if (!is_aligned(memory->source_offset, PB_PAGE_BYTES))
-                return complain("--memory=%s: source-offset must be a multiple of 4096", memory->name);
-        return 0;
-}
-
-/* A name or a number. */
-static int parse_user(const char *text, uid_t *ret) {
-        const struct passwd *user;
-        unsigned long number;
-        char *end;
-
-        errno = 0;
-        number = strtoul(text, &end, 10);
-        if (!*end && errno == 0 && number < UINT32_MAX && isdigit((unsigned char) *text)) {
-                *ret = (uid_t) number;
-                return 0;
-        }
-        user = getpwnam(text);
-        if (!user)
-                return complain("--allow: '%s': no such user", text);
-        *ret = user->pw_uid;
-        return 0;
-}
-
-static int parse_group(const char *text, gid_t *ret) {
-        const struct group *group;
-        unsigned long number;
-        char *end;
-
-        errno = 0;
-        number = strtoul(text, &end, 10);
-        if (!*end && errno == 0 && number < UINT32_MAX && isdigit((unsigned char) *text)) {
-                *ret = (gid_t) number;
-                return 0;
-        }
-        group = getgrnam(text);
-        if (!group)
-                return complain("--allow: '@%s': no such group", text);
-        *ret = group->gr_gid;
-        return 0;
-}
-
-static int parse_allow(struct options *options, char *text) {
-        static const struct {
-                const char *name;
-                enum pb_role role;
-        } roles[] = {
-                { "vmm", PB_AS_VMM },
-                { "device", PB_AS_DEVICE },
-                { "device-ro", PB_AS_DEVICE_RO },
-                { "observer", PB_AS_OBSERVER },
-        };
-        struct option_allow allow = {};
-        char *colon = strchr(text, ':');
-        int r;
-
-        if (options->n_allow == ALLOW_MAX)
-                return complain("--allow: at most %u", ALLOW_MAX);
-        if (!colon || !colon[1])
-                return complain("--allow: '%s': expected ROLE:USER or ROLE:@GROUP, for instance device:1000", text);
-        *colon = 0;
-        allow.is_group = colon[1] == '@';
-        r = allow.is_group ? parse_group(colon + 2, &allow.gid) : parse_user(colon + 1, &allow.uid);
-        if (r < 0)
-                return r;
-        for (size_t i = 0; i < ELEMENTS(roles); i++)
-                if (strcmp(roles[i].name, text) == 0) {
-                        allow.role = roles[i].role;
-                        if (allow.role == PB_AS_DEVICE_RO && !allow.is_group && allow.uid == 0)
-                                return complain("--allow: device-ro is never granted to root, who could open the memory "
-                                                "for writing anyway");
-                        options->allow[options->n_allow++] = allow;
-                        return 0;
-                }
-        return complain("--allow: '%s': roles are vmm, device, device-ro, observer", text);
-}
 
 /* "SECONDS" for every class, or "CLASS:SECONDS". */
 static int parse_deadline(struct options *options, char *text) {
@@ -203,13 +51,12 @@ static int parse_on_error(const char *text, enum on_error *ret) {
                 [ON_ERROR_POISON] = "poison",
                 [ON_ERROR_STOP] = "stop",
         };
+        unsigned choice = 0;
+        int r = parse_choice("on-error", text, names, ELEMENTS(names), &choice);
 
-        for (unsigned i = 0; i < ELEMENTS(names); i++)
-                if (strcmp(names[i], text) == 0) {
-                        *ret = (enum on_error) i;
-                        return 0;
-                }
-        return complain("--on-error: '%s': wait, poison or stop", text);
+        if (r == 0)
+                *ret = (enum on_error) choice;
+        return r;
 }
 
 static int parse_reader(const char *text, enum reader_kind *ret) {
@@ -218,13 +65,12 @@ static int parse_reader(const char *text, enum reader_kind *ret) {
                 [READER_URING] = "uring",
                 [READER_THREADS] = "threads",
         };
+        unsigned choice = 0;
+        int r = parse_choice("io", text, names, ELEMENTS(names), &choice);
 
-        for (unsigned i = 0; i < ELEMENTS(names); i++)
-                if (strcmp(names[i], text) == 0) {
-                        *ret = (enum reader_kind) i;
-                        return 0;
-                }
-        return complain("--io: '%s': auto, uring or threads", text);
+        if (r == 0)
+                *ret = (enum reader_kind) choice;
+        return r;
 }
 
 /* Counted in slices of 64 pages, of which the smallest number is what one request has in flight. */
@@ -345,7 +191,7 @@ static const struct option long_options[] = {
 static int parse_bus(const char *text, char **ret) {
         if (strcmp(text, "none") != 0 && strcmp(text, "system") != 0 && strcmp(text, "session") != 0 && !strchr(text, ':'))
                 return complain("--bus: '%s': none, system, session or an address such as unix:path=/run/bus", text);
-        return replace(ret, text);
+        return parse_text(ret, text);
 }
 
 static int parse_option(struct options *options, int option, char *text) {
@@ -356,7 +202,7 @@ static int parse_option(struct options *options, int option, char *text) {
         case OPTION_NAME:
                 return parse_name("name", text, options->name);
         case OPTION_SOCKET:
-                return replace(&options->socket, text);
+                return parse_text(&options->socket, text);
         case OPTION_MEMORY:
                 return parse_memory(options, text);
         case OPTION_REGION:
@@ -400,15 +246,15 @@ static int parse_option(struct options *options, int option, char *text) {
         case OPTION_SPIN:
                 return parse_number("spin", text, 0, 10000, &options->pager.spin_us);
         case OPTION_WORKING_SET_RECORD:
-                return replace(&options->working_set_record, text);
+                return parse_text(&options->working_set_record, text);
         case OPTION_WORKING_SET_REPLAY:
-                return replace(&options->working_set_replay, text);
+                return parse_text(&options->working_set_replay, text);
         case OPTION_IO:
                 return parse_reader(text, &options->pager.reader);
         case OPTION_ALLOW:
                 return parse_allow(options, text);
         case OPTION_USER:
-                return replace(&options->user, text);
+                return parse_text(&options->user, text);
         case OPTION_CLIENT_LIMIT:
                 r = parse_number("client-limit", text, 1, 4096, &number);
                 options->client_limit = (unsigned) number;
