@@ -9,6 +9,8 @@
 #include "tests/lib/test.h"
 
 #define PAGE ((uint64_t) PB_PAGE_SIZE)
+/* One page, to be read. */
+#define RANGE(page) (&(const struct pb_range) { (page) * PAGE, PAGE, PB_READ, 0 })
 #define TAKE_MS (TEST_PATIENCE_US / USEC_PER_MSEC)
 
 /* Connects as `role` with otherwise default options; fails the test if that does not work. */

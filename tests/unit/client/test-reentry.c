@@ -29,8 +29,6 @@ static void stop(void) {
         fake_free(fake);
 }
 
-#define RANGE(page) (&(const struct pb_range) { (page) *PAGE, PAGE, PB_READ, 0 })
-
 /* ---- a handler in the middle of a push ---- */
 
 static volatile sig_atomic_t handler_runs;

@@ -27,8 +27,6 @@ static void stop(void) {
         fake_free(fake);
 }
 
-#define RANGE(page) (&(const struct pb_range) { (page) * PAGE, PAGE, PB_READ, 0 })
-
 TEST(submit, completes_with_its_cookie) {
         struct pb_completion completion = {};
         struct fake_request request;

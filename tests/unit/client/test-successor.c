@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The broker ends, and there is no next one, or one that is none, or one that dies at once; calls, handlers, children. */
-#include "tests/unit/client/support.h"
+#include "tests/unit/client/resuming.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -12,39 +12,6 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-
-static struct fake *fake;
-static pb_client *client;
-
-#define RANGE(page) (&(const struct pb_range) { (page) *PAGE, PAGE, PB_READ, 0 })
-
-static void start_with(const struct fake_options *fake_options, const struct pb_options *options) {
-        fake = fake_new(fake_options);
-        fake_listen(fake);
-        fake_start(fake);
-        client = connect_with(fake, options);
-}
-
-static void start(uint32_t role) {
-        start_with(&(struct fake_options) { .n_pages = { 4096 } },
-                   OPTIONS(.role = role, .slice_us = 50000, .flags = PB_OPT_COUNT_LOST_WAKES));
-}
-
-/* A restart is no reason to count a lost wake-up. */
-static void stop(void) {
-        cr_assert_eq(get_counters(client).lost_wakes, 0);
-        client = pb_disconnect(client);
-        fake_free(fake);
-}
-
-static void restart(void) {
-        fake_restart(fake);
-}
-
-static void assert_ensured(uint64_t page) {
-        cr_assert_eq(pb_ensure(client, page * PAGE, PAGE, PB_READ), 0);
-        cr_assert(fake_page_is_right(pb_translate(client, page * PAGE, PAGE), 0, page));
-}
 
 /* ---- no next broker ---- */
 

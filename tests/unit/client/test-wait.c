@@ -34,8 +34,6 @@ static void stop(void) {
         fake_free(fake);
 }
 
-#define RANGE(page) (&(const struct pb_range) { (page) *PAGE, PAGE, PB_READ, 0 })
-
 TEST(wait, times_out_and_leaves_a_zombie_that_is_reclaimed) {
         struct fake_request request;
         uint64_t start_us;
