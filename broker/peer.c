@@ -53,13 +53,15 @@ struct ledger_peer *peer_entry(const struct peer *peer) {
 
 /* Counted by user, as long as the thread runs: whoever's process ends without its thread, since that hangs, has not given
  * its place back. */
-static void peer_count(const struct peer *peer, int change) {
-        enum account_kind kind = peer->privileged ? ACCOUNT_PEERS_VMM : ACCOUNT_PEERS_DEVICE;
+static enum account_kind peer_kind(const struct peer *peer) {
+        return peer->privileged ? ACCOUNT_PEERS_VMM : ACCOUNT_PEERS_DEVICE;
+}
 
+static void peer_count(uid_t account, enum account_kind kind, int change) {
         if (change > 0)
-                account_add(peer->account, kind);
+                account_add(account, kind);
         else
-                account_remove(peer->account, kind);
+                account_remove(account, kind);
         (void) atomic_fetch_add(&running, (unsigned) change);
 }
 
@@ -410,6 +412,8 @@ static void peer_sleep(struct peer *peer, bool linger) {
 
 static void *peer_thread(void *arg) {
         struct peer *peer = arg;
+        const enum account_kind kind = peer_kind(peer);
+        const uid_t account = peer->account;
         bool linger = false;
 
         (void) pthread_setname_np(pthread_self(), "peer");
@@ -449,8 +453,9 @@ static void *peer_thread(void *arg) {
         peer_tell(peer); /* after that: a memory that leaves may wait for nobody else */
         peer_forget_faults(peer);
         peer_refuse_commands(peer);
-        peer_count(peer, -1);
+        /* Last of all: a broker that stops waits for the count, and then frees what peer_unref() uses. */
         peer_unref(peer);
+        peer_count(account, kind, -1);
         return NULL;
 }
 
@@ -491,11 +496,11 @@ static int peer_start(struct peer *peer, int uffd) {
         (void) sigfillset(&all);
         (void) pthread_sigmask(SIG_SETMASK, &all, &saved);
         peer->uffd = uffd;
-        peer_count(peer, 1);
+        peer_count(peer->account, peer_kind(peer), 1);
         r = -pthread_create(&thread, NULL, peer_thread, peer);
         (void) pthread_sigmask(SIG_SETMASK, &saved, NULL);
         if (r < 0) {
-                peer_count(peer, -1);
+                peer_count(peer->account, peer_kind(peer), -1);
                 peer->uffd = -1;
                 peer->entry = NULL;
                 if (peer->commands)
