@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -112,6 +113,11 @@ void test_image_make(struct test_image *ret, const struct test_image_spec *spec)
         _cleanup_close_ int fd = -1;
         uint64_t page = 0, end;
 
+        static time_t made;
+        /* Long ago, and each at another time: where the kernel's clock for files moves every 10 ms, a test's own change just
+         * afterwards would leave the time as it is. */
+        const struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_sec = 1000000000 + getpid() * 64 + made++ } };
+
         test_image_describe(ret, spec);
         (void) snprintf(ret->path, sizeof ret->path, "%s/image-XXXXXX", spec->dir ?: getenv("TMPDIR") ?: "/tmp");
         fd = mkostemp(ret->path, O_CLOEXEC);
@@ -126,12 +132,41 @@ void test_image_make(struct test_image *ret, const struct test_image_spec *spec)
                         write_run(ret, fd, page, end - page);
                 page = end + ret->spec.run_pages;
         }
+        cr_assert(futimens(fd, times) == 0, "%s: %s", ret->path, strerror(errno));
 }
 
 void test_image_unlink(struct test_image *image) {
         if (image->path[0])
                 (void) unlink(image->path);
         image->path[0] = 0;
+}
+
+uint64_t test_image_count_cached(const struct test_image *image, uint64_t first, uint64_t n) {
+        _cleanup_close_ int fd = open(image->path, O_RDONLY | O_CLOEXEC);
+        _cleanup_free_ unsigned char *resident = malloc(n);
+        uint64_t count = 0;
+        void *addr;
+
+        cr_assert(fd >= 0 && resident);
+        addr = mmap(NULL, n * TEST_PAGE, PROT_READ, MAP_SHARED, fd, (off_t) (first * TEST_PAGE));
+        cr_assert(addr != MAP_FAILED && mincore(addr, n * TEST_PAGE, resident) == 0);
+        for (uint64_t i = 0; i < n; i++)
+                count += resident[i] & 1;
+        (void) munmap(addr, n * TEST_PAGE);
+        return count;
+}
+
+void test_image_require_cold(struct test_image *image) {
+        uint64_t n = image->spec.n_pages;
+
+        /* Pages that somebody looks at just now are not dropped. */
+        for (unsigned i = 0; i < 10; i++) {
+                test_image_make_cold(image);
+                if (test_image_count_cached(image, 0, n) == 0)
+                        return;
+        }
+        test_image_unlink(image);
+        cr_skip_test("files of this file system cannot be dropped from page cache");
 }
 
 void test_image_make_cold(const struct test_image *image) {

@@ -32,8 +32,13 @@ void test_image_describe(struct test_image *ret, const struct test_image_spec *s
 
 void test_image_unlink(struct test_image *image);
 
-/* Drops the file from page cache, so that the next reads are cold. */
+/* Drops the file from page cache, so that the next reads are cold. On tmpfs nothing is dropped: where a test depends on it,
+ * the second one, which skips the test then. */
 void test_image_make_cold(const struct test_image *image);
+void test_image_require_cold(struct test_image *image);
+
+/* Pages of [first, first + n) that page cache holds. */
+uint64_t test_image_count_cached(const struct test_image *image, uint64_t first, uint64_t n);
 
 bool test_image_is_hole(const struct test_image *image, uint64_t page);
 

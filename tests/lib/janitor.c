@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
@@ -142,8 +143,11 @@ static void janitor_run(int socket) {
                 }
                 (void) send(socket, &answer, sizeof answer, MSG_NOSIGNAL);
         }
-        while (n > 0)
-                (void) syscall(SYS_pidfd_send_signal, pidfds[--n], SIGKILL, NULL, 0);
+        for (int i = 0; i < n; i++)
+                (void) syscall(SYS_pidfd_send_signal, pidfds[i], SIGKILL, NULL, 0);
+        /* Whoever takes the pool next must not find pages that are only just coming back. */
+        for (int i = 0; i < n && pools[0].size; i++)
+                (void) poll(&(struct pollfd) { .fd = pidfds[i], .events = POLLIN }, 1, 10000);
         for (struct pool *pool = pools; pool < pools + POOLS_MAX && pool->size; pool++)
                 pool_restore(pool);
 }

@@ -10,7 +10,7 @@ static const struct test_image *const images[] = { &image };
 
 static void start(struct test_broker *broker, pb_client **ret, const char *around) {
         test_image_make(&image, &(struct test_image_spec) { .seed = 91, .n_pages = N_PAGES });
-        test_image_make_cold(&image);
+        test_image_require_cold(&image);
         TEST_BROKER_START(broker, TEST_MEMORY("ram0", &image), "--fill=off", around);
         *ret = test_connect(broker, PB_ROLE_DEVICE);
 }

@@ -89,7 +89,7 @@ TEST(source_file, cold_pages_are_told_from_hot_ones) {
         struct source *source = open_image(0, 0);
         char buf[4096];
 
-        test_image_make_cold(&image);
+        test_image_require_cold(&image);
         cr_assert_eq(source->ops->cold_mask(source, 0, 64), ~0ull);
         cr_assert(pread(source->fd, buf, 4096, 5 * 4096) == 4096);
         cr_assert_eq(source->ops->cold_mask(source, 0, 64), ~(1ull << 5), "a read brought its neighbours along");
