@@ -78,7 +78,7 @@ static void serve_one(struct server *server, const struct fuse_in_header *in) {
 }
 
 /* A test that fails while something hangs hangs itself at its end: not for ever. */
-#define SERVER_LIFE_S 25
+#define SERVER_LIFE_S 300
 
 static int serve(void *arg) {
         struct server *server = arg;

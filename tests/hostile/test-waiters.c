@@ -63,6 +63,7 @@ TEST(waiters, moved_away_by_a_reader_wait_no_longer_than_a_slice) {
         uint32_t *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         struct scene scene;
         struct mover mover = { .scene = &scene, .moved = &shared[0], .stop = &shared[1] };
+        const struct pb_options options = { .size = sizeof options, .role = PB_ROLE_DEVICE };
         struct waiter waiter = {};
         struct test_image image;
         struct test_gate gate;
@@ -76,7 +77,8 @@ TEST(waiters, moved_away_by_a_reader_wait_no_longer_than_a_slice) {
         test_gate_start(&gate, &image);
         SCENE_OPEN(&scene, test_gate_memory("slow", &gate, ""), "--allow=device:0", "--allow=device-ro:65534");
         test_gate_hold(&gate, HELD_PAGE * TEST_PAGE, TEST_PAGE);
-        waiter.client = test_connect(&scene.broker, PB_ROLE_DEVICE);
+        /* Its wake will be lost, by somebody else's fault: that is not to be looked into. */
+        cr_assert_eq(pb_connect(&waiter.client, scene.broker.address, &options), 0);
         waiter.gpa = SCENE_PAGES * (uint64_t) TEST_PAGE + HELD_PAGE * TEST_PAGE;
         pid = test_child_start(TEST_OTHER_UID, move_waiters, &mover);
         cr_assert(pthread_create(&thread, NULL, wait_for_page, &waiter) == 0);
