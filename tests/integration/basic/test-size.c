@@ -10,6 +10,8 @@
 
 #define GIB (1ull << 30)
 #define OWN_MEMORY_MAX_KIB (32 << 10)
+#define PAGE_TABLES_MAX_KIB (8 << 10)
+#define READ_MAX (1u << 20)
 #define N_FAULTS 100000u
 #define N_PATCHES 1024u
 #define PATCH_PAGES 16u
@@ -48,16 +50,13 @@ static void make_file(uint64_t size) {
                 }
 }
 
-static uint64_t start(struct test_broker *broker, uint64_t size, const char *option) {
-        uint64_t begin_us;
+static void start(struct test_broker *broker, uint64_t size, const char *option) {
         char memory[256];
 
         make_file(size);
         (void) snprintf(memory, sizeof memory, "--memory=ram0,size=%lluG,source=file:%s",
                         (unsigned long long) (size / GIB), path);
-        begin_us = clock_now_us();
         TEST_BROKER_START(broker, memory, option);
-        return clock_now_us() - begin_us;
 }
 
 static void stop(struct test_broker *broker) {
@@ -65,28 +64,44 @@ static void stop(struct test_broker *broker) {
         (void) unlink(path);
 }
 
-static void ready_soon(uint64_t size) {
-        struct test_broker broker;
-        uint64_t took_us = start(&broker, size, "--fill=off");
+/* By system calls, its own libraries among them. */
+static uint64_t bytes_read_by(pid_t pid) {
+        _cleanup_fclose_ FILE *f = NULL;
+        unsigned long long n;
+        char name[64];
 
-        fprintf(stderr, "%llu GiB: ready after %llu ms, own memory %ld KiB, page tables %ld KiB\n",
-                (unsigned long long) (size / GIB), (unsigned long long) (took_us / 1000), test_broker_rss_kib(&broker),
-                (long) test_process_kib(broker.pid, "VmPTE"));
-        cr_assert(took_us < 5 * USEC_PER_SEC);
+        (void) snprintf(name, sizeof name, "/proc/%d/io", (int) pid);
+        f = fopen(name, "re");
+        if (!f)
+                return 0; /* a kernel without CONFIG_TASK_IO_ACCOUNTING */
+        cr_assert_eq(fscanf(f, "rchar: %llu", &n), 1);
+        return n;
+}
+
+static void costs_nothing(uint64_t size) {
+        struct test_broker broker;
+
+        start(&broker, size, "--fill=off");
+        fprintf(stderr, "%llu GiB: own memory %ld KiB, page tables %ld KiB, %llu bytes were read\n",
+                (unsigned long long) (size / GIB), test_broker_rss_kib(&broker),
+                (long) test_process_kib(broker.pid, "VmPTE"), (unsigned long long) bytes_read_by(broker.pid));
+        /* Nothing that grows with the memory has been read or touched. */
+        cr_assert_lt(bytes_read_by(broker.pid), READ_MAX);
+        cr_assert(TEST_SANITIZED || test_process_kib(broker.pid, "VmPTE") < PAGE_TABLES_MAX_KIB);
         cr_assert(TEST_SANITIZED || test_broker_rss_kib(&broker) < OWN_MEMORY_MAX_KIB);
         stop(&broker);
 }
 
-TEST(size, one_gib_is_ready_at_once) {
-        ready_soon(GIB);
+TEST(size, one_gib_costs_nothing) {
+        costs_nothing(GIB);
 }
 
-TEST(size, sixty_four_gib_are_ready_at_once) {
-        ready_soon(64 * GIB);
+TEST(size, sixty_four_gib_cost_nothing) {
+        costs_nothing(64 * GIB);
 }
 
-TEST(size, one_tib_is_ready_at_once) {
-        ready_soon(1024 * GIB);
+TEST(size, one_tib_costs_nothing) {
+        costs_nothing(1024 * GIB);
 }
 
 /* Every other one in the data, the others anywhere: mostly holes. */
@@ -114,7 +129,7 @@ TEST(size, own_memory_stays_small_over_100000_random_faults_in_a_tib) {
         uint64_t seed = 4711;
         pb_client *client;
 
-        (void) start(&broker, size, "--fill=off");
+        start(&broker, size, "--fill=off");
         client = test_connect(&broker, PB_ROLE_DEVICE);
         region = get_region(client, 0);
         for (unsigned i = 0; i < N_FAULTS; i++) {
