@@ -80,11 +80,15 @@ static void commit(struct scene *s) {
         cr_assert(close(open(s->commit + strlen("commit="), O_CREAT | O_WRONLY | O_CLOEXEC, 0600)) == 0);
 }
 
-static void start_target(struct scene *s, const char *fill) {
+static void start_target_with(struct scene *s, const char *fill, const char *retries) {
         /* Pages come when they are asked for, and not with their neighbours. */
         TEST_BROKER_START(&s->target, test_nbd_memory("ram0", &s->nbd, "#samples=0&release=1"), fill,
-                          "--source-timeout=2", "--source-retries=2", "--read-around=4K");
+                          "--source-timeout=2", retries, "--read-around=4K");
         s->at_target = test_connect(&s->target, PB_ROLE_VMM);
+}
+
+static void start_target(struct scene *s, const char *fill) {
+        start_target_with(s, fill, "--source-retries=2");
 }
 
 static void stop_target(struct scene *s) {
@@ -219,7 +223,7 @@ TEST(postcopy, death_of_the_link_loses_no_page) {
 
         start_source(&s, true);
         commit(&s);
-        start_target(&s, "--fill=off");
+        start_target_with(&s, "--fill=off", "--source-retries=100"); /* however long the next exporter takes */
         test_ensure(s.at_target, 0, 500 * TEST_PAGE, PB_READ);
         test_nbd_kill(&s.nbd);
         ensure_start(&call, s.at_target, 500 * TEST_PAGE, 700 * TEST_PAGE, PB_READ);

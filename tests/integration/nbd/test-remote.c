@@ -29,14 +29,19 @@ static void stop(struct test_nbd *nbd) {
         test_image_unlink(&image);
 }
 
-/* A port that was free a moment ago. */
-static int free_port(void) {
+/* While this socket, which does not listen, is bound to a port, the kernel gives that to nobody who asks for any, and a
+ * server that asks for it by number (and for SO_REUSEADDR, as all do) gets it. */
+static int reservation = -1;
+
+static int reserve_port(void) {
         struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         socklen_t size = sizeof address;
-        _cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        int on = 1;
 
-        cr_assert(fd >= 0 && bind(fd, (struct sockaddr *) &address, size) == 0);
-        cr_assert(getsockname(fd, (struct sockaddr *) &address, &size) == 0);
+        reservation = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        cr_assert(reservation >= 0 && setsockopt(reservation, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0);
+        cr_assert(bind(reservation, (struct sockaddr *) &address, size) == 0);
+        cr_assert(getsockname(reservation, (struct sockaddr *) &address, &size) == 0);
         return ntohs(address.sin_port);
 }
 
@@ -175,11 +180,12 @@ static pid_t run_tcp_server(struct test_nbd *nbd, int port) {
         pid = test_start_program((const char *const[]) { "nbdkit", "-f", "-i", "127.0.0.1", "-p", number, "--tls=require", option, "file",
                                                          image.path, NULL });
         cr_assert(EVENTUALLY(port_listens(port)));
+        reservation = fd_close(reservation);
         return pid;
 }
 
 TEST(tls, certificate_of_the_servers_name_over_tcp) {
-        int port = free_port();
+        int port = reserve_port();
         struct test_nbd nbd;
         char uri[300];
         pid_t server;
@@ -193,7 +199,7 @@ TEST(tls, certificate_of_the_servers_name_over_tcp) {
 }
 
 TEST(tls, certificate_of_another_name_is_refused) {
-        int port = free_port();
+        int port = reserve_port();
         struct test_nbd nbd;
         char memory[300], log[4096];
         pid_t server;
@@ -214,7 +220,7 @@ TEST(names, name_that_is_not_resolved_delays_no_read_of_another_connection) {
         const char *hold, *library = TEST_BUILD_ROOT "/tests/integration/nbd/libhold-resolver.so";
         struct test_broker broker;
         char number[16], memory[200];
-        int port = free_port();
+        int port = reserve_port();
         struct test_nbd nbd;
         pb_client *client;
         pid_t server;
@@ -226,6 +232,7 @@ TEST(names, name_that_is_not_resolved_delays_no_read_of_another_connection) {
         server = test_start_program(
                 (const char *const[]) { "nbdkit", "-f", "-i", "127.0.0.1", "-p", number, "file", image.path, NULL });
         cr_assert(EVENTUALLY(port_listens(port)));
+        reservation = fd_close(reservation);
         hold = test_nbd_path(&nbd, "hold");
         write_file(hold, "");
         cr_assert(setenv("TEST_HOLD_RESOLVER", hold, 1) == 0 && setenv("LD_PRELOAD", library, 1) == 0);
@@ -246,7 +253,7 @@ TEST(names, name_that_is_not_resolved_delays_no_read_of_another_connection) {
 /* What S3 is, too, with a URL that is signed beforehand. */
 TEST(doors, http) {
         char listen[32], url[300];
-        int port = free_port();
+        int port = reserve_port();
         struct test_nbd nbd;
         pid_t server;
 
@@ -256,6 +263,7 @@ TEST(doors, http) {
         (void) snprintf(listen, sizeof listen, "127.0.0.1:%d", port);
         server = test_start_program((const char *const[]) { "busybox", "httpd", "-f", "-p", listen, "-h", nbd.dir, NULL });
         cr_assert(EVENTUALLY(port_listens(port)));
+        reservation = fd_close(reservation);
         (void) snprintf(url, sizeof url, "url=http://127.0.0.1:%d/image", port);
         TEST_NBDKIT(&nbd, "--readonly", "curl", url);
         restore(nbd.uri, "-q");
@@ -276,12 +284,13 @@ static pid_t run_sshd(struct test_nbd *nbd, int port) {
         write_file(test_nbd_path(nbd, "sshd_config"), config);
         pid = test_start_program((const char *const[]) { "/usr/sbin/sshd", "-D", "-e", "-f", test_nbd_path(nbd, "sshd_config"), NULL });
         cr_assert(EVENTUALLY(port_listens(port)));
+        reservation = fd_close(reservation);
         return pid;
 }
 
 TEST(doors, ssh) {
         char identity[200], number[32], path[200];
-        int port = free_port();
+        int port = reserve_port();
         struct test_nbd nbd;
         pid_t server;
 
