@@ -94,6 +94,9 @@ static void go_on_over_random_kills(struct test_broker *broker, unsigned n_kills
                 loads[i] = (struct load) { .broker = broker, .index = i, .stop = &ended };
                 cr_assert_eq(pthread_create(&threads[i], NULL, load_thread, &loads[i]), 0);
         }
+        /* Who connects just when a broker dies is refused, as by any server. */
+        for (unsigned i = 0; i < LOADS; i++)
+                cr_assert(EVENTUALLY(loads[i].rounds > 0), "load %u", i);
         for (unsigned i = 0; i < n_kills; i++) {
                 uint64_t rounds = loads[i % LOADS].rounds;
 
