@@ -24,6 +24,12 @@ struct scene {
         pb_client *client;
 };
 
+static bool has_counted_data(const struct scene *scene) {
+        struct pb_stats stats = { .size = sizeof stats };
+
+        return pb_get_stats(scene->client, &stats) == 0 && stats.pages_data == test_image_count_data(&scene->image);
+}
+
 /* Half of the image are holes. Page 5 cannot be read; runs are of one page so that it can be told from its neighbours. */
 static void begin(struct scene *scene) {
         require_fuse();
@@ -34,6 +40,8 @@ static void begin(struct scene *scene) {
         TEST_BROKER_START(&scene->broker, test_gate_memory("ram0", &scene->gate, ""), scene->bus.option, "--fill=off",
                           "--fault-around=4K", "--source-retries=0");
         scene->client = test_connect(&scene->broker, PB_ROLE_VMM);
+        /* A thread counts the data, from the start on. */
+        cr_assert(EVENTUALLY(has_counted_data(scene)));
         CTL_ENDS(0, scene->bus.option, "wait");
 }
 
@@ -310,6 +318,7 @@ TEST(broker, audit_finds_that_the_books_balance) {
         begin(&scene);
         (void) poison_page(&scene, 40);
         test_ensure(scene.client, 100 * TEST_PAGE, 200 * TEST_PAGE, PB_WRITE);
+        expect_answered(&scene, 2);
         audit = ask(&scene, "audit");
         cr_assert_eq(json_object_array_length(json_object_object_get(audit, "findings")), 0, "%s", ctl_out);
         cr_assert_eq(ctl_number(audit, "pages"), N_PAGES);

@@ -55,7 +55,7 @@ static void discard_last(struct failure *f) {
         cr_assert_eq(pb_set_fill(f->client, true), 0);
         cr_assert(EVENTUALLY(get_stats(f->client).pages_present == FAILURE_PAGES - 1));
         discard_it(f);
-        cr_assert(get_stats(f->client).complete);
+        cr_assert(EVENTUALLY(get_stats(f->client).complete));
 }
 
 /* ---- the broker that made the mark dies: the next one knows of it ---- */
