@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <malloc.h>
+#include <stdbool.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "broker/broker.h"
 #include "broker/isolate.h"
 #include "broker/kernel-check.h"
 #include "broker/options.h"
 #include "common/log.h"
+
+#define EXIT_USAGE 2
 
 /* Features of the kernel that only an option needs. */
 static int check_options(const struct options *options) {
@@ -28,12 +32,23 @@ static int run(const struct options *options) {
         if (r == 0)
                 r = broker_run(&broker);
         if (r < 0)
-                r = broker.ready || broker.store.n_items > 0 ? BROKER_EXIT_AGAIN : EXIT_FAILURE;
+                r = broker.ready ? BROKER_EXIT_AGAIN : EXIT_FAILURE;
         broker_done(&broker);
         return r;
 }
 
+/* Whatever is wrong, also a file that somebody has edited: a VM stands still until it is mended. Supervisors that take 1
+ * and 2 for final would let go of its memory; and one that starts us again without a pause would do nothing else. */
+static int again(void) {
+        static const struct timespec pause = { .tv_nsec = 200 * 1000000l };
+
+        log_error("a VM waits for this broker, and what was kept for it stays: to be started again");
+        (void) nanosleep(&pause, NULL);
+        return BROKER_EXIT_AGAIN;
+}
+
 int main(int argc, char *argv[]) {
+        const bool is_waited_for = store_is_left();
         struct options options;
         int r, status;
 
@@ -57,8 +72,9 @@ int main(int argc, char *argv[]) {
                 status = kernel_check(false) < 0 || check_options(&options) < 0 ? EXIT_FAILURE : run(&options);
                 break;
         default:
-                status = 2;
+                log_open("pagebrokerd", NULL);
+                status = EXIT_USAGE;
         }
         options_done(&options);
-        return status;
+        return is_waited_for && (status == EXIT_FAILURE || status == EXIT_USAGE) ? again() : status;
 }

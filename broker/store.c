@@ -45,6 +45,14 @@ static void free_names(char **names) {
         free(names);
 }
 
+bool store_is_left(void) {
+        const char *names = getenv("LISTEN_FDNAMES"), *pid = getenv("LISTEN_PID");
+
+        if (!names || !pid || strtol(pid, NULL, 10) != (long) getpid())
+                return false;
+        return strncmp(names, "pb-", 3) == 0 || strstr(names, ":pb-");
+}
+
 int store_open(struct store *store, int notify) {
         char **names = NULL;
         int n = sd_listen_fds_with_names(1, &names);

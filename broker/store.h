@@ -32,6 +32,8 @@ struct store {
  * read again, and we would wait for him.
  */
 int store_open(struct store *store, int notify);
+/* Before that: has a broker before this one left anything, so that a VM waits for us? */
+bool store_is_left(void);
 void store_done(struct store *store);
 
 /* It stays there, and is not the caller's. -1: there is none. */
