@@ -109,6 +109,10 @@ static inline uint64_t peer_backing_pages(const struct memory *memory) {
         return memory->backing_size / PB_PAGE_BYTES;
 }
 
+static inline bool memory_is_complete(const struct memory *memory) {
+        return atomic_load_explicit(&memory->pages_present, memory_order_acquire) >= memory->n_pages;
+}
+
 /* No longer served, and why. */
 void peer_gone(struct peer *peer, const char *why);
 
@@ -138,10 +142,17 @@ bool peer_clear_marks(struct peer *peer, struct memory *memory);
 bool peer_restore_marks(struct peer *peer);
 
 /* peer.c */
-void peer_unlist(struct peer *peer, struct memory *memory); /* from the peers that the memory tells of its pages */
+/* To, and from, the peers that the memory tells of its pages. False: its places are taken. */
+bool peer_list(struct peer *peer, struct memory *memory);
+void peer_unlist(struct peer *peer, struct memory *memory);
 void peer_forget_range(struct peer *peer, uint64_t address, uint64_t length);
 void peer_commit(struct peer *peer); /* the mappings, for the next broker */
+
+/* peer-commands.c */
 int peer_push_command(struct peer *peer, const struct peer_command *command);
+bool peer_run_commands(struct peer *peer);
+/* Nobody will carry them out. */
+void peer_refuse_commands(struct peer *peer);
 
 /* peer-unmap.c */
 int peer_command_unmap(struct peer *peer, const struct peer_mapping *range, const char **ret_text);
