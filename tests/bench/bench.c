@@ -6,11 +6,7 @@
  * machine's speed meets all of them. Every access goes to pages that nobody touched before. The raw times go to
  * OUTPUT.csv; the table shows medians and what they are of pagebroker's.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/macro.h"
@@ -49,46 +45,10 @@ static const struct contestant *const contestants[] = {
 };
 #define N_CONTESTANTS ELEMENTS(contestants)
 
-uint64_t bench_now_ns(void) {
-        struct timespec ts;
-
-        (void) clock_gettime(CLOCK_MONOTONIC, &ts);
-        return (uint64_t) ts.tv_sec * 1000000000u + (uint64_t) ts.tv_nsec;
-}
-
-void bench_pin(int cpu) {
-        cpu_set_t set;
-
-        CPU_ZERO(&set);
-        for (int i = 0; i < CPU_SETSIZE; i++)
-                if (cpu < 0 || i == cpu)
-                        CPU_SET(i, &set);
-        (void) sched_setaffinity(0, sizeof set, &set);
-}
-
 void bench_touch(const struct contestant *c, const struct access *access) {
         for (unsigned i = 0; i < access->n; i++)
                 for (uint64_t at = 0; at < access->length; at += BENCH_PAGE)
                         (void) *(volatile uint8_t *) (c->memory + access->offsets[i] + at);
-}
-
-static void make_image(const char *path) {
-        static uint64_t block[(1 << 20) / 8];
-        uint64_t x = 88172645463325252ull;
-        int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
-
-        CHECK(fd >= 0);
-        for (uint64_t done = 0; done < IMAGE_SIZE; done += sizeof block) {
-                for (size_t i = 0; i < ELEMENTS(block); i++) {
-                        x ^= x << 13;
-                        x ^= x >> 7;
-                        x ^= x << 17;
-                        block[i] = x;
-                }
-                CHECK(write(fd, block, sizeof block) == sizeof block);
-        }
-        (void) fsync(fd); /* or writeback would run under the measurements */
-        (void) close(fd);
 }
 
 /* The units of a pattern's part in random order; the same for every contestant. */
@@ -200,27 +160,6 @@ static void run_configuration(const char *backing, const struct setup *setup, co
                 running[c].stop(&running[c]);
 }
 
-static void set_huge_pages(uint64_t n) {
-        FILE *file = fopen("/proc/sys/vm/nr_hugepages", "we");
-
-        if (file) {
-                fprintf(file, "%llu\n", (unsigned long long) n);
-                (void) fclose(file);
-        }
-}
-
-static uint64_t count_free_huge_pages(void) {
-        FILE *file = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "re");
-        unsigned long long n = 0;
-
-        if (file) {
-                if (fscanf(file, "%llu", &n) != 1)
-                        n = 0;
-                (void) fclose(file);
-        }
-        return n;
-}
-
 int main(int argc, char *argv[]) {
         unsigned rounds = argc > 3 ? (unsigned) atoi(argv[3]) : ROUNDS_DEFAULT;
         static const struct {
@@ -239,15 +178,15 @@ int main(int argc, char *argv[]) {
         CHECK(csv);
         fprintf(csv, "backing,pinning,pattern,contestant,ns\n");
         snprintf(image, sizeof image, "/var/tmp/pagebroker-bench.%d.img", (int) getpid());
-        make_image(image);
+        bench_make_image(image, IMAGE_SIZE);
         printf("microseconds an access: median, its ratio to pagebroker's, mean, 99th percentile\n%-26s", "");
         for (size_t c = 0; c < N_CONTESTANTS; c++)
                 printf("  %35s", contestants[c]->name);
         printf("\n");
         for (size_t b = 0; b < ELEMENTS(backings); b++) {
                 if (backings[b].size > BENCH_PAGE) {
-                        set_huge_pages(huge_pages);
-                        if (count_free_huge_pages() < huge_pages) {
+                        bench_set_huge_pages(huge_pages);
+                        if (bench_count_free_huge_pages() < huge_pages) {
                                 printf("2M: skipped: %llu free huge pages are needed\n", (unsigned long long) huge_pages);
                                 continue;
                         }
@@ -266,7 +205,7 @@ int main(int argc, char *argv[]) {
                         run_configuration(backings[b].name, &setup, pinnings[i].name, pinnings[i].client, rounds, csv);
                 }
         }
-        set_huge_pages(0);
+        bench_set_huge_pages(0);
         (void) unlink(image);
         CHECK(fclose(csv) == 0);
         return 0;

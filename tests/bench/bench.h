@@ -50,5 +50,11 @@ extern const struct contestant contestant_pagebroker, contestant_uffd_page, cont
 /* In a child that is going to serve. */
 void bench_pin(int cpu);
 uint64_t bench_now_ns(void);
+/* Random bytes, on disk. */
+void bench_make_image(const char *path, uint64_t size);
+/* Without fill. `memory` is its option, `path` that of its socket; it dies with the calling process. */
+pid_t bench_start_broker(const char *pagebrokerd, const char *path, const char *memory, int cpu);
+void bench_set_huge_pages(uint64_t n); /* of 2 MiB */
+uint64_t bench_count_free_huge_pages(void);
 void bench_touch(const struct contestant *c, const struct access *access);
 double bench_presence_test_ns(struct contestant *pagebroker);

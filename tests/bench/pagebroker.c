@@ -2,10 +2,6 @@
 /* A linked client of the real broker. */
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,36 +9,15 @@
 #include "tests/bench/bench.h"
 
 static void start(struct contestant *c, const struct setup *setup) {
-        struct sockaddr_un address = { .sun_family = AF_UNIX };
         const struct pb_options options = { .size = sizeof options, .role = PB_ROLE_DEVICE, .name = "bench" };
-        int notify = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-        char path[64], memory[300], text[64];
+        char path[64], memory[300];
         struct pb_region region;
         pb_client *client;
 
         snprintf(path, sizeof path, "/tmp/pagebroker-bench.%d", (int) getpid());
-        snprintf(address.sun_path, sizeof address.sun_path, "%s.notify", path);
         snprintf(memory, sizeof memory, "--memory=ram,source=file:%s%s", setup->image,
                  setup->backing_size > BENCH_PAGE ? ",huge=2M" : "");
-        (void) unlink(address.sun_path);
-        CHECK(notify >= 0 && bind(notify, (struct sockaddr *) &address, sizeof address) == 0);
-        c->server = fork();
-        CHECK(c->server >= 0);
-        if (c->server == 0) {
-                char option[96];
-
-                (void) prctl(PR_SET_PDEATHSIG, SIGKILL);
-                bench_pin(setup->server_cpu);
-                CHECK(setenv("NOTIFY_SOCKET", address.sun_path, 1) == 0);
-                snprintf(option, sizeof option, "--socket=%s", path);
-                execl(setup->pagebrokerd, "pagebrokerd", option, memory, "--fill=off", "--quiet", (char *) NULL);
-                _exit(127);
-        }
-        /* It says why on standard error if it does not come up. */
-        CHECK(setsockopt(notify, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval) { .tv_sec = 10 }, sizeof(struct timeval)) == 0);
-        CHECK(recv(notify, text, sizeof text, 0) > 0);
-        (void) close(notify);
-        (void) unlink(address.sun_path);
+        c->server = bench_start_broker(setup->pagebrokerd, path, memory, setup->server_cpu);
         CHECK(pb_connect(&client, path, &options) == 0);
         CHECK(pb_get_region(client, 0, &region) == 0);
         c->state = client;
