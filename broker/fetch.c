@@ -176,11 +176,15 @@ struct fetch *fetch_dequeue(struct fetch_queue *queue, fetch_accept *accept, voi
         return fetch;
 }
 
-bool fetch_queue_is_empty(struct fetch_queue *queue) {
-        bool empty;
+unsigned fetch_queue_count(struct fetch_queue *queue) {
+        unsigned n;
 
         (void) pthread_mutex_lock(&queue->lock);
-        empty = queue->n_queued == 0;
+        n = queue->n_queued;
         (void) pthread_mutex_unlock(&queue->lock);
-        return empty;
+        return n;
+}
+
+bool fetch_queue_is_empty(struct fetch_queue *queue) {
+        return fetch_queue_count(queue) == 0;
 }

@@ -35,7 +35,8 @@ struct fetch {
         struct fetch_lane *lane; /* that it waits in; under the queue's lock. NULL: not queued */
         unsigned attempt;
         uint64_t begun_us;    /* when this read was started */
-        bool background;      /* it was started for nobody who stands still */
+        bool demand;          /* under way for somebody who stands still ... */
+        bool background;      /* ... or for nobody; neither: not under way, or given up */
         uint64_t since_us;    /* when the first read of these pages was started; 0: not yet */
         uint64_t deadline_us; /* of the read under way; of a retry: when it is due */
         uint64_t cold_mask;   /* pages that the read brings into page cache */
@@ -90,3 +91,4 @@ typedef bool fetch_accept(struct fetch *fetch, void *data);
  * there is none. */
 struct fetch *fetch_dequeue(struct fetch_queue *queue, fetch_accept *accept, void *data);
 bool fetch_queue_is_empty(struct fetch_queue *queue);
+unsigned fetch_queue_count(struct fetch_queue *queue);

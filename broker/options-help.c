@@ -32,6 +32,7 @@ static const char help[] =
         "  --fill=on|off           fetch everything in the background (on); clients may switch it\n"
         "  --fill-rate=SIZE        at most SIZE bytes a second of the sources' data in the background; 0, the\n"
         "                          default: no limit\n"
+        "  --fill-share=PERCENT    of a source's time, what the fill gets while somebody waits for it (50); 0: none\n"
         "  --fault-around=SIZE     what a userfaultfd fault brings along, 4K to 256K (64K)\n"
         "  --read-around=SIZE      what a read for a waiting client takes along at most, 4K (nothing) to 4M (4M);\n"
         "                          how much is found out by what reads cost and whether neighbours are wanted\n"

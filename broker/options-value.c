@@ -10,7 +10,10 @@
 #include <string.h>
 
 #include "broker/options.h"
+#include "broker/order.h"
+#include "broker/slice.h"
 #include "common/clock.h"
+#include "protocol/presence.h"
 
 /* The line of the configuration file that is being looked at; number 0: the command line is. */
 static struct {
@@ -162,5 +165,27 @@ int parse_seconds(const char *option, const char *text, uint64_t *ret_us) {
         if (*end || end == text || !(seconds >= 0.001 && seconds <= 86400))
                 return complain("--%s: '%s': seconds, from 0.001 to 86400", option, text);
         *ret_us = (uint64_t) (seconds * (double) USEC_PER_SEC);
+        return 0;
+}
+
+int parse_fault_around(const char *text, uint64_t *ret) {
+        int r = parse_size_of("fault-around", "size", text, ret);
+
+        if (r < 0)
+                return r;
+        if (*ret < PB_PAGE_BYTES || *ret > SLICE_PAGES * PB_PAGE_BYTES || *ret & (*ret - 1))
+                return complain("--fault-around: '%s': a power of two from 4K to 256K", text);
+        return 0;
+}
+
+int parse_read_around(const char *text, unsigned *ret) {
+        uint64_t size;
+        int r = parse_size_of("read-around", "size", text, &size);
+
+        if (r < 0)
+                return r;
+        if (size < PB_PAGE_BYTES || size > ORDER_AROUND_MAX * PB_PAGE_BYTES)
+                return complain("--read-around: '%s': from 4K (nothing) to 4M", text);
+        *ret = (unsigned) (size / PB_PAGE_BYTES);
         return 0;
 }

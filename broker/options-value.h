@@ -23,6 +23,9 @@ int parse_number(const char *option, const char *text, uint64_t min, uint64_t ma
 /* Seconds with a fraction, at least a millisecond. */
 int parse_seconds(const char *option, const char *text, uint64_t *ret_us);
 
+int parse_fault_around(const char *text, uint64_t *ret);
+int parse_read_around(const char *text, unsigned *ret);
+
 /* The next "key=value" of a comma-separated list, in place; a doubled comma is one comma of the value, as in QEMU. NULL
  * at the end. */
 char *next_item(char **rest);

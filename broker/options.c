@@ -87,28 +87,6 @@ static int parse_client_bytes(const char *text, unsigned *ret_slices) {
         return 0;
 }
 
-static int parse_fault_around(const char *text, uint64_t *ret) {
-        int r = parse_size_of("fault-around", "size", text, ret);
-
-        if (r < 0)
-                return r;
-        if (*ret < PB_PAGE_BYTES || *ret > SLICE_PAGES * PB_PAGE_BYTES || *ret & (*ret - 1))
-                return complain("--fault-around: '%s': a power of two from 4K to 256K", text);
-        return 0;
-}
-
-static int parse_read_around(const char *text, unsigned *ret) {
-        uint64_t size;
-        int r = parse_size_of("read-around", "size", text, &size);
-
-        if (r < 0)
-                return r;
-        if (size < PB_PAGE_BYTES || size > ORDER_AROUND_MAX * PB_PAGE_BYTES)
-                return complain("--read-around: '%s': from 4K (nothing) to 4M", text);
-        *ret = (unsigned) (size / PB_PAGE_BYTES);
-        return 0;
-}
-
 enum {
         OPTION_NAME = 256,
         OPTION_SOCKET,
@@ -117,6 +95,7 @@ enum {
         OPTION_HUGE,
         OPTION_FILL,
         OPTION_FILL_RATE,
+        OPTION_FILL_SHARE,
         OPTION_FAULT_AROUND,
         OPTION_GIGANTIC_FAULTS,
         OPTION_COLLAPSE,
@@ -154,6 +133,7 @@ static const struct option long_options[] = {
         { "huge", required_argument, NULL, OPTION_HUGE },
         { "fill", required_argument, NULL, OPTION_FILL },
         { "fill-rate", required_argument, NULL, OPTION_FILL_RATE },
+        { "fill-share", required_argument, NULL, OPTION_FILL_SHARE },
         { "fault-around", required_argument, NULL, OPTION_FAULT_AROUND },
         { "read-around", required_argument, NULL, OPTION_READ_AROUND },
         { "memory-headroom", required_argument, NULL, OPTION_MEMORY_HEADROOM },
@@ -213,6 +193,10 @@ static int parse_option(struct options *options, int option, char *text) {
                 return parse_switch("fill", text, &options->pager.fill);
         case OPTION_FILL_RATE:
                 return parse_size_of("fill-rate", "size", text, &options->pager.fill_rate);
+        case OPTION_FILL_SHARE:
+                r = parse_number("fill-share", text, 0, 100, &number);
+                options->pager.fill_share = (unsigned) number;
+                return r;
         case OPTION_FAULT_AROUND:
                 return parse_fault_around(text, &options->fault_around);
         case OPTION_READ_AROUND:

@@ -99,7 +99,7 @@ unsigned order_locality_note(struct order_locality *locality, uint64_t page, uns
         return window;
 }
 
-/* ---- depth ---- */
+/* ---- depth of short reads ---- */
 
 /* So many reads in a row that were as quick as the best, for each read more at once. */
 #define DEPTH_GOOD 2u
@@ -127,16 +127,6 @@ bool order_is_short(unsigned pages) {
         return pages < LARGE_PAGES_MIN;
 }
 
-void order_depth_note(struct order_depth *depth, unsigned pages, uint64_t took_us, unsigned max) {
-        /* Short ones are mostly latency; scaled up they would look slow. */
-        if (order_is_short(pages))
-                return;
-        if (note_best(depth, max_u64(took_us * SLICE_PAGES / pages, 1)))
-                raise_depth(depth, max);
-        else
-                lower_depth(depth);
-}
-
 void order_short_note(struct order_short_depth *short_depth, uint64_t begun_us, uint64_t took_us, unsigned max) {
         struct order_depth *depth = &short_depth->depth;
 
@@ -146,11 +136,6 @@ void order_short_note(struct order_short_depth *short_depth, uint64_t begun_us, 
                 lower_depth(depth);
                 short_depth->lowered_us = begun_us + took_us;
         }
-}
-
-void order_depth_demand(struct order_depth *depth) {
-        depth->depth = 1;
-        depth->good = 0;
 }
 
 unsigned order_depth_get(const struct order_depth *depth) {

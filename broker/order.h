@@ -58,32 +58,28 @@ struct order_locality {
 unsigned order_locality_note(struct order_locality *locality, uint64_t page, unsigned limit);
 
 /*
- * How many background reads at once. More, as long as that does not make each slower than half as long again as the best;
- * fewer when it does: they queue somewhere then, and a demand would queue behind them. One after a demand.
+ * How many short background reads at once, of a working set or of hints. More, as long as that does not make each slower than
+ * half as long again as the best; fewer when it does: they queue somewhere then, and a demand would queue behind them. They are
+ * mostly latency, which many at once share, so each is compared as it is. A demand takes nothing away: as long as they do not
+ * slow each other they do not slow it. All that are under way when one was slow count as one, since what slowed one slowed
+ * them all: a moment's noise of a far source would bring it down to one, and as few reads as that take long to find out that
+ * more would do.
  */
 struct order_depth {
-        uint32_t best_us; /* of a read per 64 pages, forgotten slowly */
+        uint32_t best_us; /* of a read, forgotten slowly */
         uint32_t depth;   /* 0: not begun */
         uint32_t good;    /* reads in a row that were not slow */
 };
 
-void order_depth_note(struct order_depth *depth, unsigned pages, uint64_t took_us, unsigned max);
-void order_depth_demand(struct order_depth *depth);
-unsigned order_depth_get(const struct order_depth *depth);
-
-/* More than this at once brings no source anything: 16 MiB under way. */
-#define ORDER_DEPTH_MAX 64u
-
-/*
- * The same for short reads, of a working set or of hints: they are mostly latency, which many at once share, so each is
- * compared as it is. A demand takes nothing away: as long as they do not slow each other they do not slow it. All that
- * are under way when one was slow count as one, since what slowed one slowed them all: a moment's noise of a far source
- * would bring it down to one, and as few reads as that take long to find out that more would do.
- */
 struct order_short_depth {
         struct order_depth depth;
         uint64_t lowered_us; /* when it last was; reads from before that say nothing more */
 };
+
+unsigned order_depth_get(const struct order_depth *depth);
+
+/* More than this at once brings no source anything. */
+#define ORDER_DEPTH_MAX 64u
 
 bool order_is_short(unsigned pages);
 void order_short_note(struct order_short_depth *short_depth, uint64_t begun_us, uint64_t took_us, unsigned max);

@@ -108,9 +108,25 @@ static uint64_t fill_next_bytes(const struct request *request) {
         return 0;
 }
 
-static bool fill_may_step(struct pager *pager, const struct request *request, uint64_t now_us) {
+/* Peers' faults are served on their own threads: here they are seen by their number. */
+static bool somebody_waits(struct pager *pager, uint64_t now_us) {
+        uint64_t n_faults = atomic_load_explicit(&pager->faults_peer, memory_order_relaxed);
+
+        if (n_faults != pager->n_faults)
+                order_share_demand(&pager->share, now_us);
+        pager->n_faults = n_faults;
+        return order_share_is_busy(&pager->share, now_us);
+}
+
+static bool fill_may_step(struct pager *pager, struct request *request, uint64_t now_us) {
         uint64_t rate = pager_get_fill_rate(pager);
 
+        /* A block of checksums is read whole, however little of it is claimed. */
+        request->piece = somebody_waits(pager, now_us) && !request->ranges[0].memory->checksums ? ORDER_PIECE_PAGES : 0;
+        if (order_share_due(&pager->share, now_us, pager->options.fill_share))
+                return false;
+        if (fetch_queue_count(&pager->fetch_queue) >= ORDER_FILL_AHEAD)
+                return false;
         /* Begins anew: at the old rate the next step may be due in days. */
         if (rate != pager->fill_limit.bytes_per_second)
                 pager->fill_limit = (struct order_rate) { .bytes_per_second = rate };
@@ -120,6 +136,7 @@ static bool fill_may_step(struct pager *pager, const struct request *request, ui
 bool pager_fill_step(struct pager *pager, uint64_t now_us) {
         struct request *request;
         enum request_step step;
+        uint64_t end_us;
 
         if (!pager->fill_on)
                 return false;
@@ -130,6 +147,8 @@ bool pager_fill_step(struct pager *pager, uint64_t now_us) {
                 return false;
         request_unlist(request);
         step = request_issue(pager, request, 1);
+        end_us = clock_now_us();
+        order_share_note(&pager->share, end_us, end_us - now_us, pager->options.fill_share);
         if (step == REQUEST_MORE)
                 fill_more(request);
         else if (step == REQUEST_DECIDED)
@@ -145,10 +164,17 @@ void pager_fill_stop(struct pager *pager) {
                 fill_complete(&pager->fill, 0);
 }
 
-uint64_t pager_fill_next(const struct pager *pager) {
+uint64_t pager_fill_next(const struct pager *pager, uint64_t now_us) {
+        uint64_t due_us;
+
         if (!pager->fill_on)
                 return USEC_INFINITY;
-        if (pager->fill_active)
-                return pager->fill_ready && pager_get_fill_rate(pager) > 0 ? pager->fill_limit.due_us : USEC_INFINITY;
-        return pager->fill_again_us;
+        if (!pager->fill_active)
+                return pager->fill_again_us;
+        if (!pager->fill_ready)
+                return USEC_INFINITY;
+        due_us = order_share_due(&pager->share, now_us, pager->options.fill_share);
+        if (pager_get_fill_rate(pager) > 0)
+                due_us = max_u64(due_us, pager->fill_limit.due_us);
+        return due_us ?: USEC_INFINITY; /* it waits for reads */
 }

@@ -32,7 +32,7 @@ void pager_prefetch_stop(struct pager *pager);
 /* pager-fill.c */
 bool pager_fill_step(struct pager *pager, uint64_t now_us);
 void pager_fill_stop(struct pager *pager);
-uint64_t pager_fill_next(const struct pager *pager);
+uint64_t pager_fill_next(const struct pager *pager, uint64_t now_us);
 
 /* pager-around.c */
 

@@ -16,18 +16,20 @@ static uint64_t fetch_offset(const struct fetch *fetch) {
         return fetch->memory->source_offset + fetch_first_page(fetch) * PB_PAGE_BYTES;
 }
 
-/* Which of the source's counts a background read is in: read.length is as it was made. */
-static unsigned *background_count(const struct fetch *fetch) {
-        struct source *source = fetch->source;
-
-        return order_is_short(fetch->read.length / (uint32_t) PB_PAGE_BYTES) ? &source->n_background_short
-                                                                               : &source->n_background;
+/* As it was made: an abandoned one has lost its pages. */
+static unsigned read_pages(const struct fetch *fetch) {
+        return fetch->read.length / (uint32_t) PB_PAGE_BYTES;
 }
 
-static bool background_has_room(const struct source *source, const struct fetch *fetch) {
-        if (order_is_short(fetch_n_pages(fetch)))
-                return source->n_background_short < order_depth_get(&source->background_short.depth);
-        return source->n_background < order_depth_get(&source->background);
+/* Past page cache if it has nothing of the read. Dropped afterwards all the same: the look for a page that was not there has
+ * begun to bring it. After a failure as ever: a disk may take only reads of other sizes. */
+static void choose_descriptor(struct fetch *fetch, struct source *source) {
+        unsigned n = fetch_n_pages(fetch);
+
+        fetch->read.fd = source->fd;
+        fetch->cold_mask = source->ops->cold_mask(source, fetch_offset(fetch), n);
+        if (source->direct_fd > 0 && fetch->attempt == 0 && fetch->cold_mask == slice_mask(0, n - 1))
+                fetch->read.fd = source->direct_fd;
 }
 
 static void pager_start_read(struct pager *pager, struct fetch *fetch) {
@@ -42,7 +44,7 @@ static void pager_start_read(struct pager *pager, struct fetch *fetch) {
                 (void) fetch_free(fetch);
                 return;
         }
-        fetch->cold_mask = source->ops->cold_mask(source, fetch_offset(fetch), fetch_n_pages(fetch));
+        choose_descriptor(fetch, source);
         now_us = clock_now_us();
         fetch->begun_us = now_us;
         if (fetch->since_us == 0)
@@ -63,38 +65,56 @@ static void pager_start_read(struct pager *pager, struct fetch *fetch) {
                 return;
         }
         DL_APPEND(pager->reads, fetch);
-        if (demand)
-                order_depth_demand(&source->background);
-        else
-                (*background_count(fetch))++;
+        fetch->demand = demand;
         fetch->background = !demand;
+        if (demand)
+                order_demand_begin(&source->background, now_us);
+        else
+                order_background_begin(&source->background, read_pages(fetch));
+}
+
+/* It is over, or nobody waits for it any more. Once. */
+static void end_read(const struct pager *pager, struct fetch *fetch, bool good, uint64_t now_us) {
+        struct order_background *background = &fetch->source->background;
+
+        if (fetch->background)
+                order_background_end(background, fetch->class, read_pages(fetch), good, now_us, now_us - fetch->begun_us,
+                                     pager->options.fill_share);
+        if (fetch->demand)
+                order_demand_end(background, now_us);
+        fetch->background = fetch->demand = false;
 }
 
 /* What a read has cost is what the next ones are decided by. */
-static void note_cost(struct fetch *fetch) {
-        uint64_t took_us = clock_now_us() - fetch->begun_us;
-        struct source *source = fetch->source;
-        unsigned n = fetch->read.length / (uint32_t) PB_PAGE_BYTES;
+static void note_cost(const struct pager *pager, struct fetch *fetch) {
+        uint64_t now_us = clock_now_us();
+        bool good = !fetch->abandoned && fetch->read.result > 0;
 
-        if (fetch->background)
-                (*background_count(fetch))--;
-        if (fetch->abandoned || fetch->read.result <= 0)
-                return;
-        order_link_note(&source->link, n, took_us);
-        if (fetch->background && order_is_short(n))
-                order_short_note(&source->background_short, fetch->begun_us, took_us, ORDER_DEPTH_MAX);
-        else if (fetch->background)
-                order_depth_note(&source->background, n, took_us, ORDER_DEPTH_MAX);
+        if (good)
+                order_link_note(&fetch->source->link, read_pages(fetch), now_us - fetch->begun_us);
+        end_read(pager, fetch, good, now_us);
 }
 
-static enum reader_room fetch_room(const struct pager *pager, const struct fetch *fetch) {
-        const struct source *source = source_leaf(fetch->memory->source, fetch_offset(fetch));
+/* For a look through the queue. */
+struct start {
+        struct pager *pager;
+        uint64_t now_us;
+};
 
+static enum reader_room fetch_room(const struct start *start, const struct fetch *fetch) {
+        const struct source *source = source_leaf(fetch->memory->source, fetch_offset(fetch));
         bool demand = class_is_demand(fetch->class);
 
-        if (!demand && !background_has_room(source, fetch))
-                return READER_FULL;
-        return reader_get_room(pager->reader, source, demand);
+        if (!demand) {
+                uint64_t due_us = order_background_due(&source->background, fetch->class, fetch_n_pages(fetch), start->now_us,
+                                                       start->pager->options.fill_share);
+
+                if (due_us) {
+                        start->pager->background_us = min_u64(start->pager->background_us, due_us);
+                        return READER_FULL;
+                }
+        }
+        return reader_get_room(start->pager->reader, source, demand);
 }
 
 static bool has_room(struct fetch *fetch, void *data) {
@@ -106,14 +126,16 @@ static bool is_stuck(struct fetch *fetch, void *data) {
 }
 
 bool pager_start_reads(struct pager *pager) {
+        struct start start = { pager, clock_now_us() };
         struct fetch *fetch;
         bool any = false;
 
-        while (!reader_is_full(pager->reader) && (fetch = fetch_dequeue(&pager->fetch_queue, has_room, pager))) {
+        pager->background_us = USEC_INFINITY;
+        while (!reader_is_full(pager->reader) && (fetch = fetch_dequeue(&pager->fetch_queue, has_room, &start))) {
                 pager_start_read(pager, fetch);
                 any = true;
         }
-        if (!any && !reader_is_full(pager->reader) && (fetch = fetch_dequeue(&pager->fetch_queue, is_stuck, pager))) {
+        if (!any && !reader_is_full(pager->reader) && (fetch = fetch_dequeue(&pager->fetch_queue, is_stuck, &start))) {
                 /* The source has not answered a single one of the last reads in time, and holds every buffer. Who waits
                  * is told rather than left waiting for a buffer. */
                 if (slice_start_fetch(fetch->memory, fetch->slice, fetch, false, 0))
@@ -152,7 +174,9 @@ bool pager_reap_reads(struct pager *pager) {
                 DL_DELETE(pager->reads, fetch);
                 if (!fetch->abandoned)
                         trail_read_ends(&pager->trail, fetch->memory->index, fetch->slice, fetch->mask);
-                note_cost(fetch);
+                note_cost(pager, fetch);
+                /* The source has something to do again before these bytes are copied. */
+                (void) pager_start_reads(pager);
                 serve_fetched(pager, fetch); /* an abandoned one finds no page with its ticket */
                 if (fetch->read.result > 0)
                         drop_behind(fetch);
@@ -181,14 +205,12 @@ bool pager_check_reads(struct pager *pager, uint64_t now_us, uint64_t *next_us) 
         struct fetch *fetch, *next_fetch;
         bool any = false;
 
+        *next_us = min_u64(*next_us, pager->background_us);
         DL_FOREACH_SAFE (pager->reads, fetch, next_fetch) {
                 if (fetch->abandoned)
                         continue;
                 if (now_us >= fetch->deadline_us) {
-                        if (fetch->background) {
-                                fetch->background = false;
-                                (*background_count(fetch))--; /* a hung one must not keep others from being tried */
-                        }
+                        end_read(pager, fetch, false, now_us); /* a hung one must not keep others from being tried */
                         reader_abandon(pager->reader, fetch);
                         trail_read_ends(&pager->trail, fetch->memory->index, fetch->slice, fetch->mask);
                         serve_late(pager, fetch);

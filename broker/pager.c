@@ -392,7 +392,7 @@ static void pager_sleep(struct pager *pager, uint64_t next_us) {
  * done; `ret_next_us`: when to look again. */
 static bool pager_turn(struct pager *pager, bool *ret_stop, uint64_t *ret_next_us) {
         uint64_t now_us, next_us = USEC_INFINITY, turns = pager_turns(pager) + 1;
-        bool any;
+        bool any, demand;
 
         atomic_store_explicit(&pager->turns, turns, memory_order_relaxed);
         /* Before the queues are looked at: who adds to them later signals again. */
@@ -401,10 +401,13 @@ static bool pager_turn(struct pager *pager, bool *ret_stop, uint64_t *ret_next_u
         any = pager_heal_returned(pager);
         any = pager_run_inbox(pager) || any;
         any = pager_take_all(pager) || any;
-        any = pager_issue_demand(pager) || any;
+        demand = pager_issue_demand(pager);
+        any = demand || any;
         any = pager_start_reads(pager) || any;
         any = pager_reap_reads(pager) || any;
         now_us = clock_now_us();
+        if (demand)
+                order_share_demand(&pager->share, now_us);
         any = pager_check_reads(pager, now_us, &next_us) || any;
         any = pager_check_punches(pager, now_us, &next_us) || any;
         pager_sweep_sessions(pager);
@@ -417,7 +420,7 @@ static bool pager_turn(struct pager *pager, bool *ret_stop, uint64_t *ret_next_u
         pager_end_sources(pager);
         pager_retire(pager);
         pager_announce_all(pager);
-        *ret_next_us = min_u64(next_us, pager_fill_next(pager));
+        *ret_next_us = min_u64(next_us, pager_fill_next(pager, now_us));
         return any;
 }
 

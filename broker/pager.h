@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "broker/fetch.h"
+#include "broker/order-background.h"
 #include "broker/reader.h"
 #include "broker/request.h"
 #include "broker/trail.h"
@@ -42,6 +43,7 @@ struct pager_options {
         enum reader_kind reader;
         bool fill;
         uint64_t fill_rate; /* bytes per second; 0: no limit */
+        unsigned fill_share; /* per cent of a source's time that the background gets while somebody stands still */
         enum on_error on_error;
 };
 
@@ -55,6 +57,7 @@ struct pager_options {
                 .around = ORDER_AROUND_MAX,                \
                 .reader = READER_AUTO,                     \
                 .fill = true,                              \
+                .fill_share = 50,                          \
         })
 
 struct pager_events {
@@ -150,7 +153,9 @@ struct pager {
 
         struct around around[AROUND_SLICES]; /* a ring; free-running indices */
         uint64_t around_next, around_done;
-        uint64_t demand_us; /* when somebody last had to wait for a read */
+        uint64_t background_us;    /* when a background read that waits for its share may begin */
+        struct order_share share;  /* of this thread's time */
+        uint64_t n_faults;         /* of userfaultfds, at its last look */
 
         struct replay *replay; /* NULL: none */
         struct replay_slot replay_slots[REPLAY_SLOTS];

@@ -54,7 +54,7 @@ static void *worker(void *arg) {
                 (void) pthread_mutex_unlock(&pool->lock);
                 read = &job->fetch->read;
                 do
-                        n = pread(job->fetch->source->fd, read->buffer, read->length, (off_t) read->offset);
+                        n = pread(read->fd, read->buffer, read->length, (off_t) read->offset);
                 while (n < 0 && errno == EINTR);
                 read->result = n < 0 ? -errno : (int) n;
                 (void) pthread_mutex_lock(&pool->lock);

@@ -62,7 +62,7 @@ static int uring_submit(void *state, struct fetch *fetch) {
 
         if (!sqe)
                 return -EAGAIN;
-        io_uring_prep_read(sqe, fetch->source->fd, fetch->read.buffer, fetch->read.length, fetch->read.offset);
+        io_uring_prep_read(sqe, fetch->read.fd, fetch->read.buffer, fetch->read.length, fetch->read.offset);
         io_uring_sqe_set_data(sqe, fetch);
         if (fetch->source->may_block)
                 sqe->flags |= IOSQE_ASYNC;

@@ -46,6 +46,9 @@ int reader_new(struct reader **ret, enum reader_kind kind, unsigned depth) {
         reader->free_buffers = calloc(reader->n_buffers, sizeof *reader->free_buffers);
         reader->buffers = mmap(NULL, reader->n_buffers * BUFFER_SIZE, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        /* A disk takes a buffer in one piece then, rather than in 64: twice as quick on some. */
+        if (reader->buffers != MAP_FAILED)
+                (void) madvise(reader->buffers, reader->n_buffers * BUFFER_SIZE, MADV_HUGEPAGE);
         if (!reader->free_buffers || reader->buffers == MAP_FAILED)
                 goto fail;
         for (unsigned i = 0; i < reader->n_buffers; i++)

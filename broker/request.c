@@ -227,6 +227,8 @@ enum request_step request_issue(struct pager *pager, struct request *request, un
                 page = range->first + request->done;
                 slice = slice_of(page);
                 last = min_u64(page | (SLICE_PAGES - 1), range->first + range->count - 1);
+                if (request->piece)
+                        last = min_u64(last, page | (request->piece - 1));
                 if (request->origin && recorder_is_on(pager->recorder))
                         request_record(pager, request, range, slice, slice_mask(page, last));
                 /* Counted before it is attached: it may be satisfied at once. */

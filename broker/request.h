@@ -87,6 +87,7 @@ struct request {
         long parked_at; /* the driver's */
         bool parked;    /* the driver's */
         atomic_int result;
+        unsigned piece;   /* pages that are issued together; 0: as many as there are in a slice */
         bool best_effort; /* hints, fill: a page that does not come is left out */
         bool forgotten; /* its owner is gone: frees itself, completes nothing */
 

@@ -184,12 +184,39 @@ static bool file_may_block(int fd, uint64_t size) {
         return preadv2(fd, &iov, 1, (off_t) size, RWF_NOWAIT) < 0 && errno == EOPNOTSUPP;
 }
 
+/*
+ * Reads past page cache save a copy and, above all, the work of filling page cache and of emptying it again. Whether the file
+ * system and the disk below take reads of whole pages is found out here: they are for what page cache lacks, and a first try only.
+ */
+static int file_open_direct(const struct source *source) {
+        _cleanup_close_ int fd = -1;
+        char path[64];
+        ssize_t n = 0;
+        void *page;
+
+        if (source->may_block)
+                return 0;
+        /* The file that is open, whatever is at its path by now. */
+        (void) snprintf(path, sizeof path, "/proc/self/fd/%d", source->fd);
+        fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+        if (fd < 0)
+                return 0;
+        page = mmap(NULL, PB_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (page != MAP_FAILED) {
+                n = pread(fd, page, PB_PAGE_BYTES, 0);
+                (void) munmap(page, PB_PAGE_BYTES);
+        }
+        return n == (ssize_t) PB_PAGE_BYTES ? fd_take(&fd) : 0;
+}
+
 static void file_free(struct source *source) {
         struct source_file *file = file_of(source);
 
         if (file->view)
                 (void) munmap(file->view, source->size);
         (void) fd_close(source->fd);
+        if (source->direct_fd > 0)
+                (void) fd_close(source->direct_fd);
         free(file->extents);
         free(source->name);
         free(file);
@@ -242,6 +269,7 @@ int source_open_file(struct source **ret, const char *name, const char *path, ch
         };
         file->identity = st;
         file->source.may_block = file_may_block(file->source.fd, file->source.size);
+        file->source.direct_fd = file_open_direct(&file->source);
         atomic_init(&file->no_nowait, file->source.may_block);
         /* Readahead beyond what we asked for would bring pages into page cache that we could not drop again. */
         (void) posix_fadvise(file->source.fd, 0, 0, POSIX_FADV_RANDOM);

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "broker/order.h"
+#include "broker/order-background.h"
 
 struct source;
 
@@ -21,6 +21,7 @@ struct source_read {
         unsigned slot;   /* the source's */
         void *buffer;    /* set by start() */
         int result;      /* bytes read or a negative errno; set before reap() returns it */
+        int fd;          /* of a source without reads of its own: where from */
 };
 
 /* A base and its layers. */
@@ -108,6 +109,7 @@ struct source {
         const struct source_ops *ops;
         char *name;    /* for people: "file:/srv/web1.img" */
         int fd;        /* for cold reads by io_uring or a worker; -1 if it has none */
+        int direct_fd; /* the same past page cache; 0: none */
         uint64_t size; /* bytes, whole pages */
         bool odd_size; /* ... and a rest, which is no part of it */
         uint64_t identity[SOURCE_IDENTITY_WORDS]; /* set by whoever opens it; the same bytes have the same */
@@ -120,9 +122,7 @@ struct source {
 
         /* What its reads have cost; the pager's. */
         struct order_link link;
-        struct order_depth background;
-        struct order_short_depth background_short;
-        unsigned n_background, n_background_short; /* under way for nobody who stands still */
+        struct order_background background;
 
         /* With ops->reads; `depth` is fixed at start, the others are the reader's: */
         unsigned depth; /* reads at once */

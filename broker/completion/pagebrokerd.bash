@@ -3,7 +3,8 @@
 
 _pagebrokerd() {
         local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
-        local options='--memory= --region= --memory-headroom= --collapse= --huge= --fill= --fill-rate= --fault-around=
+        local options='--memory= --region= --memory-headroom= --collapse= --huge= --fill= --fill-rate= --fill-share=
+                --fault-around=
                 --read-around= --gigantic-faults= --source-timeout= --source-retries= --source-deadline=
                 --heal-interval= --working-set-record= --working-set-replay= --on-error= --io= --spin= --socket=
                 --allow= --client-limit= --client-requests= --client-bytes= --client-descriptors=
@@ -50,7 +51,7 @@ _pagebrokerd() {
                 mapfile -t COMPREPLY < <(compgen -u -- "$word")
                 return
                 ;;
-        --memory | --region | --memory-headroom | --fill-rate | --read-around | --source-timeout | \
+        --memory | --region | --memory-headroom | --fill-rate | --fill-share | --read-around | --source-timeout | \
                 --source-retries | --source-deadline | --heal-interval | --spin | --allow | --client-limit | \
                 --client-requests | --client-bytes | --client-descriptors | --release-timeout | \
                 --discard-timeout | --name)

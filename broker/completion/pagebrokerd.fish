@@ -9,6 +9,7 @@ complete -c pagebrokerd -l collapse -x -a 'on off' -d 'huge pages behind complet
 complete -c pagebrokerd -l huge -x -a '2M 1G' -d 'huge pages for every memory'
 complete -c pagebrokerd -l fill -x -a 'on off' -d 'the background fill'
 complete -c pagebrokerd -l fill-rate -x -d 'bytes a second, at most'
+complete -c pagebrokerd -l fill-share -x -d 'per cent of the time of a source, while somebody waits'
 complete -c pagebrokerd -l fault-around -x -a '4K 8K 16K 32K 64K 128K 256K' -d 'what a userfaultfd fault brings along'
 complete -c pagebrokerd -l read-around -x -d 'what a read for a waiting client takes along'
 complete -c pagebrokerd -l gigantic-faults -x -a 'on off' -d 'userfaultfds on pages of 1 GiB'

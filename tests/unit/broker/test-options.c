@@ -161,6 +161,17 @@ TEST(options, last_one_counts) {
         options_done(&options);
 }
 
+TEST(options, fill_share_is_half_by_default) {
+        struct options options;
+
+        cr_assert_eq(PARSE(&options, "--memory=ram0,size=1M", "--socket=/a", "--fill-share=0"), OPTIONS_RUN);
+        cr_assert_eq(options.pager.fill_share, 0);
+        options_done(&options);
+        cr_assert_eq(PARSE(&options, "--memory=ram0,size=1M", "--socket=/a"), OPTIONS_RUN);
+        cr_assert_eq(options.pager.fill_share, 50);
+        options_done(&options);
+}
+
 TEST(options, fill_rate_is_bytes_a_second_and_unlimited_by_default) {
         struct options options;
 
@@ -205,6 +216,8 @@ static const struct {
         { "--fill=maybe", "--fill: 'maybe': on or off" },
         { "--seccomp=1", "--seccomp: '1': on or off" },
         { "--fill-rate=fast", "--fill-rate" },
+        { "--fill-share=101", "--fill-share" },
+        { "--fill-share=half", "--fill-share" },
         { "--fault-around=2K", "--fault-around: '2K'" },
         { "--fault-around=12K", "a power of two" },
         { "--fault-around=1M", "from 4K to 256K" },

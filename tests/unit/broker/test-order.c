@@ -88,31 +88,6 @@ TEST(order, window_shrinks_over_random_pages) {
         cr_assert_eq(window, ORDER_AROUND_MIN);
 }
 
-/* A disk: one after the other, however many are under way. */
-TEST(order, depth_stays_low_where_reads_queue) {
-        struct order_depth depth = {};
-
-        for (unsigned i = 0; i < 10000; i++)
-                order_depth_note(&depth, 64, 200 * order_depth_get(&depth), 64);
-        cr_assert(order_depth_get(&depth) <= 2, "%u", order_depth_get(&depth));
-}
-
-/* A network with room: each takes as long, however many there are. */
-TEST(order, depth_grows_where_reads_do_not_queue) {
-        struct order_depth depth = {};
-
-        for (unsigned i = 0; i < 200; i++)
-                order_depth_note(&depth, 64, 5000 + i % 7 * 100, 64);
-        cr_assert_eq(order_depth_get(&depth), 64);
-}
-
-TEST(order, depth_falls_to_one_when_somebody_stands_still) {
-        struct order_depth depth = { .depth = 40, .best_us = 100 };
-
-        order_depth_demand(&depth);
-        cr_assert_eq(order_depth_get(&depth), 1);
-}
-
 /* ---- short reads: as many at once as the depth says, of a source that serves so many in parallel ---- */
 
 #define SHORT_MAX 64u
@@ -162,15 +137,6 @@ TEST(order, a_slow_read_among_many_short_ones_changes_little) {
 TEST(order, short_reads_that_queue_stay_few) {
         cr_assert_leq(run_short(&(struct short_source) { 5000, 0, 0 }, 4000), 2);
         cr_assert_leq(run_short(&(struct short_source) { 100, 20, 0 }, 4000), 2);
-}
-
-TEST(order, short_reads_say_nothing_of_long_ones) {
-        struct order_depth depth = {};
-
-        for (unsigned i = 0; i < 200; i++)
-                order_depth_note(&depth, 31, 1000, 64);
-        cr_assert_eq(order_depth_get(&depth), 1);
-        cr_assert(order_is_short(31) && !order_is_short(32));
 }
 
 TEST(order, rate_is_kept) {
