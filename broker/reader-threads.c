@@ -68,6 +68,7 @@ static void *worker(void *arg) {
 
 static void pool_close(void *state) {
         struct pool *pool = state;
+        struct job *job, *next;
         struct timespec soon;
         bool busy = false;
 
@@ -85,9 +86,9 @@ static void pool_close(void *state) {
         }
         if (busy)
                 return;
-        for (struct job *job, *next, **list = (struct job *[]) { pool->todo, pool->done, NULL }; *list; list++)
-                DL_FOREACH_SAFE (*list, job, next)
-                        free(job);
+        DL_CONCAT(pool->todo, pool->done);
+        DL_FOREACH_SAFE (pool->todo, job, next)
+                free(job);
         pool->eventfd = fd_close(pool->eventfd);
         free(pool);
 }
