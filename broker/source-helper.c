@@ -26,6 +26,9 @@
 
 /* #syscalls:broker sendmsg poll */
 
+/* As in the kernel: below that it is no errno. */
+#define ERRNO_MAX 4095
+
 /* It gives up by itself long before that. */
 #define OPEN_TIMEOUT_MS 120000
 
@@ -197,7 +200,7 @@ static struct source_read *helper_reap(struct source *source) {
                 if (!read)
                         continue; /* an answer to what was not asked */
                 read->result = (int) order_helper_load((const uint32_t *) &helper->memory->slots[slot].result);
-                if (read->result > (int) read->length)
+                if (read->result > (int) read->length || read->result < -ERRNO_MAX)
                         read->result = -EPROTO;
                 return read;
         }
