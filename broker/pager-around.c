@@ -3,6 +3,7 @@
  * further slices as hints, when nobody waits. How much is decided in order.h. */
 #include "broker/memory.h"
 #include "broker/pager-internal.h"
+#include "broker/recorder.h"
 #include "broker/serve.h"
 #include "broker/source.h"
 #include "common/macro.h"
@@ -47,6 +48,9 @@ uint64_t pager_around(struct pager *pager, const struct fetch *fetch, const stru
 
         /* One page at a time after an error, and whole backing pages are asked for as they are. */
         if (pager->options.around <= 1 || !class_is_demand(fetch->class) || fetch->attempt > 0 || memory->backing_size > PB_PAGE_BYTES)
+                return 0;
+        /* What came along could not be told from what was wanted. */
+        if (recorder_is_on(pager->recorder))
                 return 0;
         window = order_locality_note(&memory->locality, page,
                                      (unsigned) min_u64(order_link_around(&source->link), pager->options.around));

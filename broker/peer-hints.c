@@ -3,7 +3,9 @@
 #include <string.h>
 
 #include "broker/memory.h"
+#include "broker/pager.h"
 #include "broker/peer-internal.h"
+#include "broker/recorder.h"
 #include "broker/serve.h"
 #include "common/macro.h"
 
@@ -34,7 +36,9 @@ bool peer_serve_around(struct peer *peer) {
         if (peer->n_around == 0)
                 return false;
         hint = &peer->around[--peer->n_around];
-        if (slice_want(hint->memory, hint->slice, hint->mask, SLICE_SKIP_POISONED, NULL, &claimed) == 0 && claimed)
+        /* While it is recorded what is wanted, only what is here already is continued. */
+        if (!recorder_is_on(peer->pager->recorder) &&
+            slice_want(hint->memory, hint->slice, hint->mask, SLICE_SKIP_POISONED, NULL, &claimed) == 0 && claimed)
                 serve_claimed(peer->pager, hint->memory, hint->slice, claimed, CLASS_PREFETCH, 0);
         peer_continue_mask(peer, hint);
         return true;

@@ -12,6 +12,7 @@
 #include "common/cleanup.h"
 #include "common/macro.h"
 #include "tests/integration/basic/support.h"
+#include "tests/lib/gate.h"
 
 static struct test_image image;
 static const struct test_image *const images[] = { &image };
@@ -86,6 +87,66 @@ TEST(working_set, names_each_wanted_page_once_in_order_with_who_wanted_it) {
                         cr_assert_eq(view.entries[i].first_page + page, wanted[n]);
         cr_assert_eq(n, ELEMENTS(wanted));
         unmake();
+}
+
+/* ---- neighbours, from a source that is never in page cache ---- */
+
+#define NEIGHBOURS 7u
+#define FIRST_NEIGHBOUR 64u
+
+static int touch_neighbours(void *arg) {
+        pb_client *client = child_connect(arg, PB_ROLE_VMM);
+
+        if (!client || pb_attach_vmm(client, NULL) < 0)
+                return 1;
+        for (uint64_t page = FIRST_NEIGHBOUR; page < FIRST_NEIGHBOUR + NEIGHBOURS; page++)
+                if (test_image_compare(&image, page, 1, (const char *) get_region(client, 0).addr + page * TEST_PAGE) !=
+                    TEST_IMAGE_NONE)
+                        return 1;
+        return child_disconnect(client) ? 0 : 1;
+}
+
+static int want_neighbours(void *arg) {
+        pb_client *client = child_connect(arg, PB_ROLE_DEVICE);
+
+        for (uint64_t page = FIRST_NEIGHBOUR; client && page < FIRST_NEIGHBOUR + NEIGHBOURS; page++)
+                if (!ensure_is_right(client, images, page * TEST_PAGE, TEST_PAGE))
+                        return 1;
+        return client && child_disconnect(client) ? 0 : 1;
+}
+
+/* One after the other, each of them is wanted: none has come along with the one before. */
+static void record_neighbours(int (*work)(void *arg), uint32_t class) {
+        _cleanup_free_ void *file = NULL;
+        struct working_set_view view = {};
+        struct test_broker broker;
+        struct test_gate gate;
+        uint64_t size, n = 0;
+
+        require_fuse();
+        make(1024);
+        test_gate_start(&gate, &image);
+        TEST_BROKER_START(&broker, test_gate_memory("ram0", &gate, ""), "--fill=off", "--read-around=4M", record_option);
+        cr_assert_eq(test_child_wait(test_child_start((uid_t) -1, work, &broker)), 0);
+        test_broker_stop(&broker);
+        file = read_file(&size);
+        cr_assert_null(working_set_check(file, size, &view));
+        cr_assert_eq(view.clients[0].class, class);
+        for (uint64_t i = 0; i < view.header->n_entries; i++)
+                for (uint64_t page = 0; page < view.entries[i].n_pages; page++, n++)
+                        cr_assert_eq(view.entries[i].first_page + page, FIRST_NEIGHBOUR + n);
+        cr_assert_eq(n, NEIGHBOURS);
+        test_gate_stop(&gate);
+        unmake();
+}
+
+TEST(working_set, of_a_client_names_neighbours_one_by_one) {
+        record_neighbours(want_neighbours, PB_WANTED_BY_DEVICE);
+}
+
+TEST(working_set, of_a_peer_names_neighbours_one_by_one) {
+        require_uffd();
+        record_neighbours(touch_neighbours, PB_WANTED_BY_FAULT);
 }
 
 TEST(working_set, replay_brings_these_pages_and_no_others) {
