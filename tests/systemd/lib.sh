@@ -33,7 +33,7 @@ eventually() {
         tries=0
         until "$@"; do
                 tries=$((tries + 1))
-                [ $tries -lt 3000 ] || fail "never came true: $*"
+                [ $tries -lt 12000 ] || fail "never came true: $*"
                 sleep 0.01
         done
 }

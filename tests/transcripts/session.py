@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 
-PATIENCE = 30
+PATIENCE = 120
 PAGE = 4096
 F_GET_SEALS = 1034
 SEALS = ((1, "seal"), (2, "shrink"), (4, "grow"), (8, "write"), (16, "future_write"))

@@ -141,7 +141,8 @@ TEST(done, waits_for_the_last_late_answer) {
         test_image_make(&image, &(struct test_image_spec) { .seed = 76, .n_pages = 256 });
         test_gate_start(&gate, &image);
         test_gate_hold_turns(&gate, 0, TEST_PAGE, TEST_GATE_ONCE);
-        TEST_BROKER_START(&broker, test_gate_memory("ram0", &gate, ""), "--fill=off", "--source-timeout=0.1");
+        TEST_BROKER_START(&broker, test_gate_memory("ram0", &gate, ""), "--fill=off", "--source-timeout=0.3",
+                          "--source-retries=100");
         client = test_connect(&broker, PB_ROLE_VMM);
         cr_assert(ensure_is_right(client, images, 0, 256 * TEST_PAGE));
         cr_assert_eq(test_gate_count_held(&gate, 0, TEST_PAGE), 1);
