@@ -115,6 +115,10 @@ static int take_message(struct raw *raw, const void *buffer, struct packet_info 
 }
 
 int raw_shake_hands(struct raw *raw, int socket, const struct pb_message_hello *hello) {
+        return raw_resume(raw, socket, hello, -1);
+}
+
+int raw_resume(struct raw *raw, int socket, const struct pb_message_hello *hello, int ring) {
         bool ready = false;
         int r;
 
@@ -128,7 +132,7 @@ int raw_shake_hands(struct raw *raw, int socket, const struct pb_message_hello *
                               .map = { -1, -1, -1, -1 } };
         if (socket < 0)
                 return socket;
-        r = packet_send(socket, hello, sizeof *hello, NULL, 0, 0);
+        r = packet_send(socket, hello, sizeof *hello, &ring, ring >= 0, 0);
         while (r == 0 && !ready) {
                 struct packet_info info = PACKET_INFO_INIT;
                 _Alignas(16) char buffer[PB_MESSAGE_SIZE_MAX];

@@ -39,6 +39,8 @@ struct pb_message_hello raw_hello(uint32_t role);
 /* The whole handshake. -EPIPE: hung up without a word; the error of REFUSED. */
 int raw_open(struct raw *raw, const char *address, uint32_t role);
 int raw_shake_hands(struct raw *raw, int socket, const struct pb_message_hello *hello);
+/* The same, with the ring of a session that is to go on (hello->epoch); -1: none. */
+int raw_resume(struct raw *raw, int socket, const struct pb_message_hello *hello, int ring);
 void raw_close(struct raw *raw);
 
 /* ---- ring ---- */

@@ -55,6 +55,29 @@ TEST(hang_up, of_the_control_socket_ends_the_session_whatever_else_is_kept) {
         scene_close(&scene);
 }
 
+/* The client has lost its connection, which the broker has not noticed: two sessions would take requests out of one ring. */
+TEST(hang_up, is_what_an_older_session_gets_when_its_ring_is_presented_again) {
+        struct pb_message_hello hello = raw_hello(PB_AS_DEVICE);
+        struct raw_push want = raw_want(SCENE_LAST_PAGE, 1);
+        struct raw old, again;
+        struct scene scene;
+
+        SCENE_OPEN(&scene);
+        cr_assert(raw_open(&old, scene.broker.address, PB_AS_DEVICE) == 0);
+        hello.epoch = old.state->epoch;
+        cr_assert_eq(raw_resume(&again, raw_socket(scene.broker.address), &hello, old.ring_fd), 0);
+        /* Before the answer: what is pushed from now on is for the new one alone. */
+        cr_assert(__atomic_load_n(&old.state->closed, __ATOMIC_ACQUIRE));
+        cr_assert(!__atomic_load_n(&again.state->closed, __ATOMIC_ACQUIRE));
+        cr_assert(raw_is_hung_up(&old));
+        cr_assert_eq(raw_request(&again, 3, &want), 0);
+        cr_assert(!raw_is_taken(&old, 3), "the older session took it");
+        test_image_assert(&scene.image, SCENE_LAST_PAGE, 1, again.memory[0] + SCENE_LAST_PAGE * TEST_PAGE);
+        raw_close(&old);
+        raw_close(&again);
+        scene_close(&scene);
+}
+
 static int push_and_wait(void *arg) {
         struct scene *scene = arg;
         struct raw raw;
