@@ -57,7 +57,8 @@ static void end_round(struct order_extent *extent, unsigned max) {
         queued = count_queued(extent);
         excess_us = extent->round_us - extent->base_us;
         extent->n = 0;
-        if (queued < QUEUE_UNIT / 2 || excess_us < ORDER_EXTENT_US)
+        /* One more would wait for as long as one takes in the row of those that are there. */
+        if (queued < QUEUE_UNIT / 2 || excess_us + extent->round_us / before <= ORDER_EXTENT_US)
                 extent->want = (uint32_t) min_u64(extent->met ? before + 1 : 2 * before, max_u64(max, 1));
         else {
                 if (queued > QUEUE_UNIT * 3 / 2)

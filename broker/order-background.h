@@ -17,9 +17,9 @@
  * The bound: a demand waits at the source for one extent at most. Of `reads` under way that take `base_us` each with nothing
  * before them and `us` now, the part (1 - base_us / us) stands in a queue there, for us - base_us; the others are what the
  * source does at the same time, or are on the line, and delay nobody. The extent grows only while what queues is less than half
- * a read or less than ORDER_EXTENT_US, and shrinks when it is more than one and a half and more than that: so a slow
- * source has one read waiting, and a quick one as much as it brings in so short a time, which many need to be quick. It is
- * measured by the quickest read of a round: what delays all of them is a queue, what delays some is the machine.
+ * a read or, with one read more, not more than ORDER_EXTENT_US, and shrinks when it is more than one and a half and more than
+ * that: so a slow source has one read waiting, and a quick one as much as it brings in so short a time, which many need to be
+ * quick. It is measured by the quickest read of a round: what delays all of them is a queue, what delays some is the machine.
  *
  * It doubles until it has met that limit, one read more for each that is answered: a round whose answers are not here yet may
  * overshoot, and is cut back by the whole excess at its end. A queue of our own must not pass for the source's pace, nor a
@@ -38,7 +38,7 @@ struct order_extent {
 };
 
 #define ORDER_EXTENT_MAX 32u  /* reads: 8 MiB; those of a file are half of the reader's depth at most: 4 MiB */
-#define ORDER_EXTENT_US 2000u /* what a demand may find before it, where a single read takes less */
+#define ORDER_EXTENT_US 2500u /* what a demand may find before it, where a single read takes less */
 
 void order_extent_note(struct order_extent *extent, unsigned pages, uint64_t took_us, unsigned max);
 void order_extent_demand(struct order_extent *extent);
