@@ -12,6 +12,7 @@
 #include "broker/peer-internal.h"
 #include "broker/peer.h"
 #include "common/cleanup.h"
+#include "common/fence.h"
 #include "common/log.h"
 #include "common/packet.h"
 
@@ -36,9 +37,8 @@ static void reply_send(struct peer_reply *reply, int error, uint64_t value, cons
  * ledger that is not registered nothing can go wrong: the kernel refuses to continue there, and the client, which has no
  * answer, asks again.
  */
-static int peer_register_and_commit(struct peer *peer, const struct peer_mapping *mapping) {
-        struct peer_mapping before[PEER_MAPPINGS_MAX];
-        unsigned n_before = peer->n_mappings;
+static int peer_register_and_commit(struct peer *peer, const struct peer_mapping *mapping,
+                                    struct peer_mapping before[static PEER_MAPPINGS_MAX], unsigned n_before) {
         int r;
 
         memcpy(before, peer->mappings, n_before * sizeof before[0]);
@@ -56,7 +56,15 @@ static int peer_register_and_commit(struct peer *peer, const struct peer_mapping
         return r;
 }
 
+static void peer_take_mapping_back(struct peer *peer, const struct peer_mapping *mapping) {
+        peer_unregister(peer, mapping->address, mapping->length, mapping->memory->backing_size);
+        peer_forget_range(peer, mapping->address, mapping->length);
+        peer_commit(peer);
+}
+
 static int peer_command_map(struct peer *peer, const struct peer_mapping *mapping, const char **ret_text) {
+        struct peer_mapping before[PEER_MAPPINGS_MAX];
+        unsigned n_before = peer->n_mappings;
         int r;
 
         /* Nothing will fault any more: there is nothing to register for. But what may leave must not leave from under it. */
@@ -66,19 +74,29 @@ static int peer_command_map(struct peer *peer, const struct peer_mapping *mappin
         *ret_text = "too many mappings in one process";
         if (peer->n_mappings + 3 > PEER_MAPPINGS_MAX) /* it may cut one into two, and is one itself */
                 return -ENOSPC;
-        r = peer_register_and_commit(peer, mapping);
+        r = peer_register_and_commit(peer, mapping, before, n_before);
         *ret_text = r == -EPERM    ? "the mapping must be writable (PROT_WRITE on a read-write descriptor)"
                     : r == -EINVAL ? "not a shared mapping of guest memory, or not aligned to its backing page"
                     : r == -EBUSY  ? "another userfaultfd is registered there already"
                                    : "UFFDIO_REGISTER failed";
         if (r < 0)
                 return r;
+        /* What the new one lies over is gone in any case. */
+        for (unsigned i = 0; i < n_before; i++)
+                if (before[i].memory != mapping->memory)
+                        peer_leave_memory(peer, before[i].memory);
         if (!peer_list(peer, mapping->memory)) {
-                peer_unregister(peer, mapping->address, mapping->length, mapping->memory->backing_size);
-                peer->n_mappings--;
-                peer_commit(peer);
+                peer_take_mapping_back(peer, mapping);
                 *ret_text = "too many processes map this memory";
                 return -ENOSPC;
+        }
+        fence_full();
+        /* In the list first, then this look; hotplug_check() hides first, then looks at the list: one of us sees the other. */
+        if (atomic_load(&mapping->memory->hidden)) {
+                peer_take_mapping_back(peer, mapping);
+                peer_leave_memory(peer, mapping->memory);
+                *ret_text = "the memory has left";
+                return -ENOENT;
         }
         /* Completion may have passed between the look above and our entry in the list. */
         if (memory_is_complete(mapping->memory))

@@ -155,6 +155,8 @@ bool peer_run_commands(struct peer *peer);
 void peer_refuse_commands(struct peer *peer);
 
 /* peer-unmap.c */
+/* If nothing of it is mapped any more. */
+void peer_leave_memory(struct peer *peer, struct memory *memory);
 int peer_command_unmap(struct peer *peer, const struct peer_mapping *range, const char **ret_text);
 int peer_command_forget(struct peer *peer, struct memory *memory);
 

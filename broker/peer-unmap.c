@@ -7,8 +7,7 @@
 #include "broker/peer-internal.h"
 #include "common/macro.h"
 
-/* It may have mapped other parts of it. */
-static void peer_leave_memory(struct peer *peer, struct memory *memory) {
+void peer_leave_memory(struct peer *peer, struct memory *memory) {
         for (unsigned i = 0; i < peer->n_mappings; i++)
                 if (peer->mappings[i].memory == memory)
                         return;
