@@ -25,10 +25,20 @@ struct call_ops {
         void (*note_lost)(void *userdata, uint32_t generation);
         /* The broker does not want us any more. */
         void (*end)(void *userdata);
-        /* MEMORY, REGION, LEAVING: takes what it wants. Under the channel's lock. -EPROTO: not what it may be. */
-        int (*unasked)(void *userdata, const union link_message *message, struct packet_info *info);
+        /* MEMORY, REGION, LEAVING: takes what it wants. Under the channel's lock. `generation` is of before it was received:
+         * by now somebody may have resumed the session. -EPROTO: not what it may be. */
+        int (*unasked)(void *userdata, uint32_t generation, const union link_message *message, struct packet_info *info);
         /* One step towards a new connection behind the same descriptor: 0 (there is one), -EAGAIN, -ECONNRESET. */
         int (*recover)(void *userdata, uint64_t until_us);
+};
+
+/* A call whose answer may take long: its caller lets others have the channel meanwhile, and whoever reads the socket takes
+ * the answer in. */
+struct call_standing {
+        struct call_standing *next;
+        uint64_t serial;
+        bool done;
+        union link_message reply;
 };
 
 struct call_channel {
@@ -37,6 +47,7 @@ struct call_channel {
         void *userdata;
         pthread_mutex_t lock;
         uint64_t serial;
+        struct call_standing *standing;
         bool gone;                   /* the broker has closed or broken the protocol: no more calls */
         bool refused;                /* it has said why */
         char farewell[PB_TEXT_SIZE]; /* in its words */
@@ -57,6 +68,11 @@ void call_done(struct call_channel *channel);
  */
 int call_exchange(struct call_channel *channel, void *message, const int *fds, unsigned n_fds, uint32_t reply_type,
                   uint64_t timeout_us, union link_message *ret);
+
+/* The same for a call that waits for other clients: it does not keep this one's other calls from being made. `*ret_again`: it
+ * has been made more than once, since the broker ended before it answered. */
+int call_exchange_standing(struct call_channel *channel, void *message, uint32_t reply_type, uint64_t timeout_us,
+                           union link_message *ret, bool *ret_again);
 
 /* Takes what the broker has said unasked, without waiting. 0, -ECONNRESET, -EPROTO. */
 int call_take_unasked(struct call_channel *channel);

@@ -48,8 +48,13 @@ struct client_memory {
         uint64_t map_size;
         const uint32_t *present;
         const uint32_t *poison;
+        bool is_attached;          /* its mapping is under userfaultfd, by pb_attach_vmm() or later */
         struct attached *attached; /* userfaultfds of what came after pb_attach_vmm() */
         bool held; /* it is plugged in, and we have not released it; the map stays for ever */
+        bool later; /* it came after the handshake; its regions one by one */
+        bool partial; /* ... or a part of it has been released: not all of its regions need be ours */
+        unsigned n_told; /* of one that came later: regions that we have been told of */
+        uint64_t told[PB_ADD_REGIONS_MAX]; /* ... where */
         char name[PB_NAME_SIZE];
 };
 
@@ -110,7 +115,7 @@ struct pb_client {
         bool mapped; /* the mappings are ours to unmap */
         unsigned n_memories;
         /* Those of the handshake are ascending; what has come later stands behind them, in any order. One that has gone
-         * keeps its place, with size 0. Changed under the channel's lock, read without (plug.c). */
+         * keeps its place, with size 0. Changed under the channel's and the resume's lock, read without (plug.c). */
         unsigned n_regions, n_sorted;
         struct client_memory memories[PB_MEMORIES_MAX];
         struct link_region regions[PB_REGIONS_MAX];
@@ -130,6 +135,7 @@ struct pb_client {
         struct call_channel channel;
         uint32_t attached; /* pb_attach_vmm() has been called */
         unsigned shards;   /* ... for so many */
+        pthread_mutex_t attach_lock; /* one mapping is registered once, whoever hears of it first; before the channel's */
 
         struct pb_ring *ring; /* NULL without a session */
         const struct pb_session_state *state; /* as the maps: the next broker's takes this one's place at its address */
@@ -215,11 +221,14 @@ void client_note_complete(pb_client *client);
 /* ---- plug.c ---- */
 
 /* For call.h: what the broker says unasked. */
-int client_take_unasked(void *userdata, const union link_message *message, struct packet_info *info);
+int client_take_unasked(void *userdata, uint32_t generation, const union link_message *message, struct packet_info *info);
 /* What a resume has found: `link` shows other memories than we hold. Async-signal-safe. */
 void client_note_memories(pb_client *client, const struct link *link);
-/* The memories that we hold, a bit each. */
+/* The memories that we hold, a bit each; of these, those that may have regions which are not ours. */
 uint32_t client_get_held(const pb_client *client);
+uint32_t client_get_partial(const pb_client *client);
+/* Tells the broker that all memory has been let go of, for good. */
+void client_say_goodbye(pb_client *client);
 
 /* ---- vmm.c ---- */
 

@@ -329,11 +329,11 @@ static bool has_regions(const struct link *link, const struct link *other, uint3
         return true;
 }
 
-bool link_carries_on(const struct link *link, const struct link *other, uint32_t held) {
+bool link_carries_on(const struct link *link, const struct link *other, uint32_t held, uint32_t partial) {
         if (link->role != other->role || link->n_memories != other->n_memories)
                 return false;
         for (unsigned i = 0; i < link->n_memories; i++)
                 if (held & 1u << i && !is_same_memory(&link->memories[i], &other->memories[i]))
                         return false;
-        return has_regions(link, other, held) && has_regions(other, link, held);
+        return has_regions(link, other, held & ~partial) && has_regions(other, link, held);
 }

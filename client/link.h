@@ -83,8 +83,8 @@ int link_start(struct link *link, const char *address, const struct link_options
 int link_finish(struct link *link, const struct link_options *options, uint64_t deadline_us);
 
 /* Does it show the memories of `held` (a bit each) as `other` did? Compares names, sizes and files of these memories, and
- * all their regions. And the role. */
-bool link_carries_on(const struct link *link, const struct link *other, uint32_t held);
+ * all their regions; of those in `partial`, `other` may lack some. And the role. */
+bool link_carries_on(const struct link *link, const struct link *other, uint32_t held, uint32_t partial);
 
 /* Ends the connection for every holder of the socket and closes all descriptors that have not been taken. */
 void link_done(struct link *link);

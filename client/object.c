@@ -168,6 +168,7 @@ static void fill_in(pb_client *client, const struct client_parts *parts) {
         client->generation = 2;
         client->completion_cursor = (uint64_t) client->generation << 32;
         fill_in_resume(&client->resume, parts);
+        (void) pthread_mutex_init(&client->attach_lock, NULL);
         call_init(&client->channel, client->socket);
         client->channel.ops = &call_ops;
         client->channel.userdata = client;
@@ -250,6 +251,8 @@ pb_client *pb_disconnect(pb_client *client) {
         }
         if (client->mapped)
                 client_unmap(client);
+        if (client->mapped)
+                client_say_goodbye(client);
         if (client->socket >= 0)
                 (void) shutdown(client->socket, SHUT_RDWR); /* seen by the broker whoever holds duplicates */
         (void) fd_close(client->socket);
@@ -266,6 +269,7 @@ pb_client *pb_disconnect(pb_client *client) {
                 free(client->memories[i].attached); /* the descriptors stay */
         }
         call_done(&client->channel);
+        (void) pthread_mutex_destroy(&client->attach_lock);
         (void) munmap(client, OBJECT_SIZE);
         return NULL;
 }

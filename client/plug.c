@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Memory that comes and goes (PROTOCOL.md). The tables of memories and regions are changed under the channel's lock, by
- * what the broker says and by pb_release_region(); everybody else reads them without a lock. So a region is filled in
+ * Memory that comes and goes (PROTOCOL.md). The tables of memories and regions are changed under the channel's lock and that
+ * of a resume, by what the broker says and by pb_release_region(); everybody else reads them without a lock. So a region is filled in
  * first and gets its size last, and loses it first; its map stays mapped for ever, because another thread may be looking
  * at it just now.
  */
@@ -14,6 +14,7 @@
 #include "client/map.h"
 #include "client/resume.h"
 #include "common/cleanup.h"
+#include "common/clock.h"
 #include "common/fd.h"
 #include "common/macro.h"
 #include "common/packet.h"
@@ -32,6 +33,15 @@ uint32_t client_get_held(const pb_client *client) {
                 if (__atomic_load_n(&client->memories[i].held, __ATOMIC_ACQUIRE))
                         held |= 1u << i;
         return held;
+}
+
+uint32_t client_get_partial(const pb_client *client) {
+        uint32_t partial = 0;
+
+        for (unsigned i = 0; i < client->n_memories; i++)
+                if (client->memories[i].partial)
+                        partial |= 1u << i;
+        return partial;
 }
 
 /* ---- what the broker says ---- */
@@ -92,6 +102,7 @@ static bool drop_region(pb_client *client, unsigned index, uint32_t *ret_memory)
         client->resume.origin.regions[index].size = 0;
         (void) __atomic_fetch_and(&client->region_leaving, ~(1ull << index), __ATOMIC_RELEASE);
         (void) __atomic_fetch_and(&client->region_added, ~(1ull << index), __ATOMIC_RELEASE);
+        memory->partial = true;
         for (unsigned i = 0; i < client->n_regions; i++)
                 if (client->regions[i].size && client->regions[i].memory == *ret_memory)
                         return false;
@@ -133,6 +144,8 @@ static int take_memory(pb_client *client, const struct pb_message_memory *messag
         if (r < 0)
                 return r;
         client->resume.origin.memories[message->index] = memory;
+        client->memories[message->index].partial = client->memories[message->index].later = true;
+        client->memories[message->index].n_told = 0;
         client_remember_files(client);
         __atomic_store_n(&client->memories[message->index].held, true, __ATOMIC_RELEASE);
         return 0;
@@ -145,21 +158,17 @@ static int find_place(const pb_client *client) {
         return client->n_regions < PB_REGIONS_MAX ? (int) client->n_regions : -EPROTO;
 }
 
-static int take_region(pb_client *client, const struct pb_message_region *message) {
-        struct link_memory size = {};
-        struct link_region region;
-        int place = find_place(client), r;
+static int place_region(pb_client *client, struct link_region region) {
+        struct client_memory *memory = &client->memories[region.memory];
+        int place = find_place(client);
 
-        if (message->memory >= client->n_memories || !client->memories[message->memory].held || place < 0)
+        if (place < 0 || memory->n_told >= PB_ADD_REGIONS_MAX)
                 return -EPROTO;
-        size.size = client->memories[message->memory].size;
-        r = link_take_region(&region, message, &size);
-        if (r < 0)
-                return r;
         for (unsigned i = 0; i < client->n_regions; i++)
                 if (client->regions[i].size && region.gpa < client->regions[i].gpa + client->regions[i].size &&
                     client->regions[i].gpa < region.gpa + region.size)
                         return -EPROTO;
+        memory->told[memory->n_told++] = region.gpa;
         client->regions[place].memory = region.memory;
         client->regions[place].gpa = region.gpa;
         client->regions[place].offset = region.offset;
@@ -180,43 +189,83 @@ static int take_region(pb_client *client, const struct pb_message_region *messag
         return 0;
 }
 
+static int take_region(pb_client *client, const struct pb_message_region *message) {
+        struct link_memory size = {};
+        struct link_region region;
+        int r;
+
+        if (message->memory >= client->n_memories || !client->memories[message->memory].held ||
+            !client->memories[message->memory].later)
+                return -EPROTO;
+        size.size = client->memories[message->memory].size;
+        r = link_take_region(&region, message, &size);
+        return r < 0 ? r : place_region(client, region);
+}
+
 static void note_leaving(pb_client *client, uint32_t memory) {
         for (unsigned i = 0; i < client->n_regions; i++)
                 if (client->regions[i].size && client->regions[i].memory == memory)
                         (void) __atomic_fetch_or(&client->region_leaving, 1ull << i, __ATOMIC_RELEASE);
 }
 
-int client_take_unasked(void *userdata, const union link_message *message, struct packet_info *info) {
-        pb_client *client = userdata;
+static int take(pb_client *client, const union link_message *message, struct packet_info *info) {
+        uint32_t memory = message->of_memory.memory;
 
-        switch (message->header.type) {
-        case PB_MSG_MEMORY:
+        if (message->header.type == PB_MSG_MEMORY)
                 return take_memory(client, &message->memory, info);
-        case PB_MSG_REGION:
+        if (message->header.type == PB_MSG_REGION)
                 return take_region(client, &message->region);
-        default:
-                if (message->of_memory.memory >= client->n_memories)
-                        return -EPROTO;
-                if (client->memories[message->of_memory.memory].held)
-                        note_leaving(client, message->of_memory.memory);
-                else if (client->role != PB_ROLE_OBSERVER) {
-                        /* The broker gave it to us when we resumed, and we have not taken it yet: now we need not. */
-                        (void) __atomic_fetch_and(&client->missed_new, ~(1u << message->of_memory.memory), __ATOMIC_RELEASE);
-                        (void) __atomic_fetch_or(&client->missed_release, 1u << message->of_memory.memory, __ATOMIC_RELEASE);
-                }
-                return 0;
+        if (memory >= client->n_memories)
+                return -EPROTO;
+        if (client->memories[memory].held)
+                note_leaving(client, memory);
+        else if (client->role != PB_ROLE_OBSERVER) {
+                /* The broker gave it to us when we resumed, and we have not taken it yet: now we need not. */
+                (void) __atomic_fetch_and(&client->missed_new, ~(1u << memory), __ATOMIC_RELEASE);
+                (void) __atomic_fetch_or(&client->missed_release, 1u << memory, __ATOMIC_RELEASE);
         }
+        return 0;
+}
+
+/* What a broker has said that somebody has found a successor of meanwhile is passed over: the successor has said how
+ * things are, and has another map. */
+int client_take_unasked(void *userdata, uint32_t generation, const union link_message *message, struct packet_info *info) {
+        pb_client *client = userdata;
+        struct resume_lock lock;
+        int r = 0;
+
+        client_lock_resume(client, &lock);
+        if (client_generation(client) == generation)
+                r = take(client, message, info);
+        client_unlock_resume(client, &lock);
+        return r;
 }
 
 /* The broker gave it to us with the others, and cannot know that we had let go of it: said before any call that is made
  * again, because that may be the one that waits for it. Nobody waits for the answer; receive_answer() drops it. */
-static bool release_again(const pb_client *client, uint32_t memory) {
+static bool release_on(int socket, uint32_t memory) {
         struct pb_message_of_memory message = {
                 .header = { .type = PB_MSG_RELEASE, .size = sizeof message, .serial = CALL_SERIAL_UNAWAITED },
                 .memory = memory,
         };
 
-        return link_send(client->socket, 0, &message, NULL, 0) >= 0;
+        return link_send(socket, 0, &message, NULL, 0) >= 0;
+}
+
+/* The broker has ended between a memory and its last region. */
+static bool take_missing_regions(pb_client *client, const struct link *link, unsigned index) {
+        const struct client_memory *memory = &client->memories[index];
+        bool any = false;
+
+        for (unsigned i = 0; i < link->n_regions; i++) {
+                bool told = link->regions[i].memory != index || link->regions[i].size == 0;
+
+                for (unsigned j = 0; j < memory->n_told && !told; j++)
+                        told = memory->told[j] == link->regions[i].gpa;
+                if (!told && place_region(client, link->regions[i]) == 0)
+                        any = true;
+        }
+        return any;
 }
 
 void client_note_memories(pb_client *client, const struct link *link) {
@@ -228,9 +277,11 @@ void client_note_memories(pb_client *client, const struct link *link) {
 
                 if (link->memories[i].size == 0)
                         continue;
+                if (held & 1u << i && client->memories[i].later)
+                        news = take_missing_regions(client, link, i) || news;
                 if (held & 1u << i && leaving)
                         note_leaving(client, i);
-                else if (leaving && release_again(client, i))
+                else if (leaving && release_on(client->socket, i))
                         continue;
                 else if (!(held & 1u << i))
                         (void) __atomic_fetch_or(leaving ? &client->missed_release : &client->missed_new, 1u << i,
@@ -241,6 +292,16 @@ void client_note_memories(pb_client *client, const struct link *link) {
         }
         if (news && client->ring)
                 completion_signal_leftovers(client);
+}
+
+/* A connection that breaks says nothing about the mappings, so this has to be said. Nobody waits for the answer. On a HELLO
+ * that is under way, too. */
+void client_say_goodbye(pb_client *client) {
+        if (!client->ring || client->socket < 0)
+                return;
+        if (client->resume.hello_us != 0)
+                (void) release_on(client->resume.link.socket, PB_RELEASE_ALL);
+        (void) release_on(client->socket, PB_RELEASE_ALL);
 }
 
 /* ---- calls ---- */
@@ -285,27 +346,17 @@ static bool pop(uint64_t *events, uint32_t *ret_region) {
         return false;
 }
 
-static int get_event(pb_client *client, struct pb_event *ret) {
-        struct pb_event event;
-        int r = call_take_unasked(&client->channel);
+static int pop_event(pb_client *client, struct pb_event *ret) {
+        struct pb_event event = { .type = PB_EVENT_REGION_ADDED };
+        int r;
 
-        if (r == -ECONNRESET && !client_is_dead(client)) {
-                /* Not the end: somebody who waits, or pb_reap(), finds the next broker. */
-                client_note_lost(client, client_generation(client));
-                r = 0;
-        }
-        if (r == 0)
-                r = catch_up(client, &client->missed_release, PB_MSG_RELEASE);
-        if (r == 0)
-                r = catch_up(client, &client->missed_new, PB_MSG_TELL_MEMORY);
-        if (r < 0)
-                return r;
-        event = (struct pb_event) { .type = PB_EVENT_REGION_ADDED };
         if (pop(&client->region_added, &event.region)) {
                 /* All regions of a memory at once, and once. */
                 r = client_attach_memory(client, client->regions[event.region].memory);
-                if (r < 0)
+                if (r < 0) {
+                        (void) __atomic_fetch_or(&client->region_added, 1ull << event.region, __ATOMIC_RELEASE);
                         return r;
+                }
                 *ret = event;
                 return 1;
         }
@@ -314,6 +365,28 @@ static int get_event(pb_client *client, struct pb_event *ret) {
                 return 0;
         *ret = event;
         return 1;
+}
+
+static int get_event(pb_client *client, struct pb_event *ret) {
+        int r = client_is_dead(client) ? -ECONNRESET : call_take_unasked(&client->channel);
+
+        if (r == -ECONNRESET && !client_is_dead(client)) {
+                client_note_lost(client, client_generation(client));
+                r = 0;
+        }
+        /* Not the end: one step towards the next broker, in case that the caller makes no other call. */
+        if (r == 0 && client_is_lost(client)) {
+                r = client_resume(client, clock_now_us());
+                if (r == -EAGAIN)
+                        return pop_event(client, ret);
+        }
+        if (r == 0)
+                r = catch_up(client, &client->missed_release, PB_MSG_RELEASE);
+        if (r == 0)
+                r = catch_up(client, &client->missed_new, PB_MSG_TELL_MEMORY);
+        if (r < 0)
+                return r;
+        return pop_event(client, ret);
 }
 
 int pb_get_event(pb_client *client, struct pb_event *ret) {
@@ -326,16 +399,19 @@ int pb_get_event(pb_client *client, struct pb_event *ret) {
 }
 
 static int release_region(pb_client *client, unsigned index) {
+        struct resume_lock lock;
         union link_message reply;
         uint32_t memory = 0;
         bool last = false;
         int r = 0;
 
         call_lock_channel(&client->channel);
+        client_lock_resume(client, &lock);
         if (index >= client->n_regions || client->regions[index].size == 0)
                 r = -ENOENT;
         else
                 last = drop_region(client, index, &memory);
+        client_unlock_resume(client, &lock);
         call_unlock_channel(&client->channel);
         if (r < 0 || !last)
                 return r;
@@ -352,13 +428,33 @@ int pb_release_region(pb_client *client, unsigned index) {
         return r < 0 ? fail(client, FAILURE_RELEASE_REGION, r) : 0;
 }
 
+/* A memory that we hold, with these regions if there are any given, and no others; -EEXIST if there is none. */
+static int find_by_name(const pb_client *client, const char *name, const struct pb_memory_region *regions, unsigned n) {
+        for (unsigned i = 0; i < client->n_memories; i++) {
+                const struct client_memory *memory = &client->memories[i];
+                unsigned found = 0;
+
+                if (!memory->held || strcmp(memory->name, name) != 0)
+                        continue;
+                for (unsigned k = 0; k < n; k++)
+                        for (unsigned j = 0; j < client->n_regions; j++)
+                                found += client->regions[j].memory == i && client->regions[j].gpa == regions[k].gpa &&
+                                         client->regions[j].size == regions[k].size &&
+                                         client->regions[j].offset == regions[k].offset;
+                if (n == 0 || (found == n && memory->n_told == n))
+                        return (int) i;
+        }
+        return -EEXIST;
+}
+
 static int add_memory(pb_client *client, const char *name, const struct pb_memory_region *regions, unsigned n) {
         struct pb_message_add_memory message = {
                 .header = { .type = PB_MSG_ADD_MEMORY, .size = sizeof message },
                 .n_regions = n,
         };
         union link_message reply;
-        uint32_t memory;
+        uint32_t memory, generation;
+        bool was_there;
         int r;
 
         if (client->role != PB_ROLE_VMM)
@@ -368,12 +464,19 @@ static int add_memory(pb_client *client, const char *name, const struct pb_memor
         memcpy(message.name, name, strlen(name));
         for (unsigned i = 0; i < n; i++)
                 message.regions[i] = (struct pb_message_add_region) { regions[i].gpa, regions[i].size, regions[i].offset };
+        was_there = find_by_name(client, name, NULL, 0) >= 0;
+        generation = client_generation(client);
         r = call_exchange(&client->channel, &message, NULL, 0, PB_MSG_RESULT, CALL_TIMEOUT_US, &reply);
+        if (r == -EEXIST && !was_there && client_generation(client) != generation) {
+                /* A broker that has ended before it could say so has done it. */
+                r = catch_up(client, &client->missed_new, PB_MSG_TELL_MEMORY);
+                if (r == 0)
+                        r = find_by_name(client, name, regions, n);
+        } else if (r == 0)
+                r = reply.result.value < client->n_memories ? (int) reply.result.value : -EPROTO;
         if (r < 0)
                 return r;
-        if (reply.result.value >= client->n_memories)
-                return -EPROTO;
-        memory = (uint32_t) reply.result.value;
+        memory = (uint32_t) r;
         if (!client->memories[memory].held)
                 return -EPROTO; /* it has been told of it before the answer */
         r = client_attach_memory(client, memory);
@@ -389,15 +492,30 @@ int pb_add_memory(pb_client *client, const char *name, const struct pb_memory_re
         return r < 0 ? fail(client, FAILURE_ADD_MEMORY, r) : r;
 }
 
-int pb_remove_memory(pb_client *client, unsigned memory) {
+static int remove_memory(pb_client *client, uint32_t memory) {
+        struct pb_message_of_memory message = {
+                .header = { .type = PB_MSG_REMOVE_MEMORY, .size = sizeof message },
+                .memory = memory,
+        };
         union link_message reply;
+        bool again;
+        int r;
+
+        if (client->role != PB_ROLE_VMM)
+                return -EACCES;
+        r = call_exchange_standing(&client->channel, &message, PB_MSG_RESULT, REMOVE_TIMEOUT_US, &reply, &again);
+        if (r == -ENOENT && again)
+                return 0; /* it has left, and who could have said so had ended */
+        if (r == -EBUSY)
+                link_copy_text(client->holders, reply.result.text, PB_TEXT_SIZE);
+        return r;
+}
+
+int pb_remove_memory(pb_client *client, unsigned memory) {
         int r = client_check(client);
 
         if (r < 0)
                 return r;
-        r = client->role != PB_ROLE_VMM ? -EACCES
-                                        : call_of_memory(client, PB_MSG_REMOVE_MEMORY, memory, REMOVE_TIMEOUT_US, &reply);
-        if (r == -EBUSY)
-                link_copy_text(client->holders, reply.result.text, PB_TEXT_SIZE);
+        r = remove_memory(client, memory);
         return r < 0 ? fail(client, FAILURE_REMOVE_MEMORY, r) : 0;
 }

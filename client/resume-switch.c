@@ -63,7 +63,7 @@ static int successor_open(struct successor *successor, const struct link *link) 
         const pb_client *client = successor->client;
         int r;
 
-        if (!link_carries_on(link, &client->resume.origin, client_get_held(client)))
+        if (!link_carries_on(link, &client->resume.origin, client_get_held(client), client_get_partial(client)))
                 return -ESTALE;
         for (unsigned i = 0; client->role != PB_ROLE_OBSERVER && i < client->n_memories; i++) {
                 if (!client->memories[i].held)

@@ -225,23 +225,45 @@ static int step(pb_client *client, uint64_t until_us, uint64_t *wait_us) {
 /* ---- from outside ---- */
 
 /* No handler may interrupt the holder of the lock, and no pthread_cancel() may end it. */
-static int step_undisturbed(pb_client *client, uint64_t until_us) {
-        struct client_resume *resume = &client->resume;
-        sigset_t all, before;
-        uint64_t wait_us = 0;
-        int cancel, r = -EAGAIN;
+static void stay_undisturbed(struct resume_lock *ret) {
+        sigset_t all;
 
         (void) sigfillset(&all);
-        (void) pthread_sigmask(SIG_BLOCK, &all, &before);
-        (void) pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+        (void) pthread_sigmask(SIG_BLOCK, &all, &ret->signals);
+        (void) pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &ret->cancel);
+}
+
+static void be_disturbed(const struct resume_lock *lock) {
+        (void) pthread_setcancelstate(lock->cancel, NULL);
+        (void) pthread_sigmask(SIG_SETMASK, &lock->signals, NULL);
+}
+
+static int step_undisturbed(pb_client *client, uint64_t until_us) {
+        struct client_resume *resume = &client->resume;
+        struct resume_lock lock;
+        uint64_t wait_us = 0;
+        int r = -EAGAIN;
+
+        stay_undisturbed(&lock);
         if (__atomic_exchange_n(&resume->lock, 1, __ATOMIC_ACQUIRE) == 0) {
                 r = step(client, until_us, &wait_us);
                 __atomic_store_n(&resume->next_us, wait_us ? clock_now_us() + wait_us : 0, __ATOMIC_RELAXED);
                 __atomic_store_n(&resume->lock, 0, __ATOMIC_RELEASE);
         }
-        (void) pthread_setcancelstate(cancel, NULL);
-        (void) pthread_sigmask(SIG_SETMASK, &before, NULL);
+        be_disturbed(&lock);
         return r;
+}
+
+/* Whoever has it takes a step and waits for nobody but a broker that is answering. */
+void client_lock_resume(pb_client *client, struct resume_lock *ret) {
+        stay_undisturbed(ret);
+        while (__atomic_exchange_n(&client->resume.lock, 1, __ATOMIC_ACQUIRE) != 0)
+                (void) poll(NULL, 0, 1);
+}
+
+void client_unlock_resume(pb_client *client, const struct resume_lock *lock) {
+        __atomic_store_n(&client->resume.lock, 0, __ATOMIC_RELEASE);
+        be_disturbed(lock);
 }
 
 int client_resume(pb_client *client, uint64_t until_us) {

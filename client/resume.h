@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,6 +32,18 @@ bool client_look_after_broker(pb_client *client);
  * `until_us` at most; an answer that has begun to arrive is taken to its end. Async-signal-safe.
  */
 int client_resume(pb_client *client, uint64_t until_us);
+
+/*
+ * No thread resumes the session meanwhile, and no signal handler of this one finds it half-way: for what a resume looks at
+ * and changes too (the tables of memories and regions).
+ */
+struct resume_lock {
+        sigset_t signals;
+        int cancel;
+};
+
+void client_lock_resume(pb_client *client, struct resume_lock *ret);
+void client_unlock_resume(pb_client *client, const struct resume_lock *lock);
 
 /* ---- resume-switch.c, for resume.c ---- */
 

@@ -169,27 +169,43 @@ static int attach_vmm(pb_client *client, const struct pb_vmm_options *options) {
         if (__atomic_exchange_n(&client->attached, 1, __ATOMIC_ACQ_REL) != 0)
                 return -EBUSY;
         client->shards = shards ?: 1;
+        (void) pthread_mutex_lock(&client->attach_lock);
         r = attach_memories(client, UINT32_MAX, client->shards, &attached, &undone);
+        for (unsigned i = 0; r >= 0 && i < client->n_memories; i++)
+                client->memories[i].is_attached = client->memories[i].held;
+        (void) pthread_mutex_unlock(&client->attach_lock);
         /* Only what has been undone completely may be tried again. */
         if (r < 0 && undone)
                 __atomic_store_n(&client->attached, 0, __ATOMIC_RELEASE);
         return r;
 }
 
-int client_attach_memory(pb_client *client, uint32_t memory) {
+int client_attach_memory(pb_client *client, uint32_t index) {
+        struct client_memory *memory = &client->memories[index];
         bool undone;
+        int r = 0;
 
-        if (__atomic_load_n(&client->attached, __ATOMIC_ACQUIRE) == 0 || client->memories[memory].attached)
+        if (__atomic_load_n(&client->attached, __ATOMIC_ACQUIRE) == 0)
                 return 0;
-        return attach_memories(client, 1u << memory, client->shards, &client->memories[memory].attached, &undone);
+        (void) pthread_mutex_lock(&client->attach_lock);
+        if (!memory->is_attached) {
+                r = attach_memories(client, 1u << index, client->shards, &memory->attached, &undone);
+                memory->is_attached = r >= 0;
+        }
+        (void) pthread_mutex_unlock(&client->attach_lock);
+        return r;
 }
 
 /* Nothing is mapped there any more, so nobody waits on these descriptors. */
 void client_detach_memory(pb_client *client, uint32_t memory) {
-        _cleanup_free_ struct attached *attached = PTR_TAKE(client->memories[memory].attached);
+        _cleanup_free_ struct attached *attached = NULL;
 
+        (void) pthread_mutex_lock(&client->attach_lock);
+        attached = PTR_TAKE(client->memories[memory].attached);
+        client->memories[memory].is_attached = false;
         if (attached)
                 (void) take_back(client, attached);
+        (void) pthread_mutex_unlock(&client->attach_lock);
 }
 
 int pb_attach_vmm(pb_client *client, const struct pb_vmm_options *options) {

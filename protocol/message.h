@@ -205,6 +205,9 @@ struct pb_message_add_memory {
         struct pb_message_add_region regions[PB_ADD_REGIONS_MAX];
 };
 
+/* RELEASE: of every memory, by a client that is about to hang up for good. */
+#define PB_RELEASE_ALL UINT32_MAX
+
 /* REMOVE_MEMORY, LEAVING, RELEASE, TELL_MEMORY */
 struct pb_message_of_memory {
         struct pb_message_header header;

@@ -238,14 +238,17 @@ TEST(connect, says_econnrefused_when_nobody_listens_any_more) {
 TEST(connect, leaves_an_inherited_socket_to_its_owner) {
         struct fake *fake = fake_new(&two_memories);
         pb_client *client;
+        ssize_t n;
         char byte;
 
         fake_start(fake);
         client = connect_as(fake, PB_ROLE_DEVICE);
         (void) pb_disconnect(client);
         cr_assert_geq(fcntl(fake->client_socket, F_GETFD), 0, "still open");
-        /* And yet the session is over, for the broker too. */
-        cr_assert_eq(recv(fake->client_socket, &byte, 1, MSG_DONTWAIT), 0);
+        /* And yet the session is over, for the broker too; the answer to its goodbye may be there. */
+        while ((n = recv(fake->client_socket, &byte, 1, MSG_DONTWAIT)) > 0)
+                ;
+        cr_assert_eq(n, 0);
         (void) pthread_join(fake->control, NULL);
         fake->has_control = false;
         fake_free(fake);
