@@ -313,9 +313,11 @@ static int broker_let_in(struct broker *broker) {
         int r = broker_start_healing(broker);
 
         if (r >= 0)
-                r = hotplug_wait(broker);
+                r = hotplug_resume(broker);
         if (r >= 0)
                 r = restart_take_peers(broker);
+        if (r >= 0)
+                hotplug_check(broker); /* one that was leaving may be held by nobody by now */
         for (unsigned i = 0; i < broker->n_listeners && r >= 0; i++)
                 r = add_listener(broker, &broker->listeners[i]);
         return r;

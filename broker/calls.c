@@ -268,6 +268,10 @@ static int call_remove_memory(struct connection *connection, const union call *c
 }
 
 static int call_release(struct connection *connection, const union call *call) {
+        if (call->of_memory.memory == PB_RELEASE_ALL) {
+                hotplug_release_all(connection);
+                return answer(connection, call, 0, 0, "");
+        }
         if (call->of_memory.memory >= connection->broker->n_memories)
                 return answer(connection, call, -ENOENT, 0, "no such memory");
         hotplug_release(connection, call->of_memory.memory);

@@ -19,6 +19,7 @@
 #include "broker/broker.h"
 #include "broker/bus/bus.h"
 #include "broker/closer.h"
+#include "broker/holders.h"
 #include "broker/hotplug.h"
 #include "broker/events.h"
 #include "broker/ledger.h"
@@ -60,7 +61,9 @@ int connection_send(struct connection *connection, const void *message, size_t s
         r = packet_send(connection->fd, message, size, fds, n_fds, MSG_DONTWAIT);
         if (r == 0)
                 return 0;
-        connection_hang_up(connection, 0, NULL);
+        /* One that has closed may have said before that it has let go of its memory: the reading side comes to that. */
+        if (r != -EPIPE && r != -ECONNRESET)
+                connection_hang_up(connection, 0, NULL);
         return -EPIPE;
 }
 
@@ -122,6 +125,21 @@ static void log_gone(const struct connection *connection) {
                   connection->name, (int) connection->credentials.pid, held_back);
 }
 
+static int on_patience_is_over(sd_event_source *source, uint64_t usec, void *data) {
+        (void) connection_free(data);
+        return 0;
+}
+
+/* Until it ends, or, if it cannot be seen from here (its pid is not visible), for a while. */
+static int watch_process(struct connection *connection) {
+        sd_event *event = connection->broker->event;
+
+        if (connection->pidfd >= 0)
+                return sd_event_add_io(event, &connection->exit, connection->pidfd, EPOLLIN, on_exit_of_process, connection);
+        return sd_event_add_time_relative(event, &connection->timer, CLOCK_MONOTONIC, HOLDER_PATIENCE_US, 0,
+                                          on_patience_is_over, connection);
+}
+
 void connection_hang_up(struct connection *connection, int error, const char *reason) {
         if (connection->fd < 0)
                 return;
@@ -153,13 +171,17 @@ void connection_hang_up(struct connection *connection, int error, const char *re
         hotplug_forget(connection);
         drop_dead_peers(connection);
         /* Freed by its exit event at the earliest from the event loop: a caller up the stack may still use it. */
-        if (connection->n_peers == 0 || connection->pidfd < 0 ||
-            sd_event_add_io(connection->broker->event, &connection->exit, connection->pidfd, EPOLLIN,
-                            on_exit_of_process, connection) < 0) {
-                connection->pidfd = fd_close(connection->pidfd);
-                (void) sd_event_source_set_enabled(connection->broker->sweep, SD_EVENT_ONESHOT);
-        } else
+        if ((connection->n_peers > 0 || connection->lost) && watch_process(connection) >= 0)
                 bus_client_changed(connection);
+        else
+                connection_release(connection);
+}
+
+void connection_release(struct connection *connection) {
+        connection->exit = sd_event_source_disable_unref(connection->exit);
+        connection->timer = sd_event_source_disable_unref(connection->timer);
+        connection->pidfd = fd_close(connection->pidfd);
+        (void) sd_event_source_set_enabled(connection->broker->sweep, SD_EVENT_ONESHOT);
 }
 
 struct connection *connection_free(struct connection *connection) {
@@ -167,7 +189,9 @@ struct connection *connection_free(struct connection *connection) {
                 return NULL;
         connection_hang_up(connection, 0, NULL);
         bus_client_left(connection);
+        holder_drop(connection);
         connection->exit = sd_event_source_disable_unref(connection->exit);
+        connection->timer = sd_event_source_disable_unref(connection->timer);
         for (unsigned i = 0; i < connection->n_peers; i++)
                 drop_peer(connection, i);
         connection->pidfd = fd_close(connection->pidfd);
@@ -229,6 +253,56 @@ static struct connection *find_restored(struct broker *broker, pid_t pid) {
         return NULL;
 }
 
+/* What its threads ask for is counted, and shown, although it may never say HELLO again: an unmodified VMM has no
+ * reason to. */
+static void show_restored(struct connection *connection) {
+        connection->ready = connection->restored = true;
+        connection_note_arrival(connection);
+        bus_client_arrived(connection);
+}
+
+/* A connection without a socket. Takes `pidfd`. */
+static int restore(struct connection **ret, struct broker *broker, pid_t pid, uid_t uid, int pidfd) {
+        struct connection *connection = calloc(1, sizeof *connection);
+        int r;
+
+        if (!connection) {
+                (void) fd_close(pidfd);
+                return -ENOMEM;
+        }
+        connection->broker = broker;
+        connection->fd = -1;
+        connection->pidfd = pidfd;
+        connection->uid = uid;
+        connection->credentials = (struct ucred) { .pid = pid, .uid = uid };
+        r = watch_process(connection);
+        if (r < 0) {
+                (void) fd_close(pidfd);
+                free(connection);
+                return r;
+        }
+        DL_APPEND(broker->connections, connection);
+        *ret = connection;
+        return 0;
+}
+
+int connection_restore_holder(struct broker *broker, struct ledger_holder *entry, int pidfd) {
+        struct connection *connection;
+        int r = restore(&connection, broker, entry->pid, entry->uid, pidfd);
+
+        if (r < 0)
+                return r;
+        connection->account = entry->account;
+        connection->role = (enum pb_role) entry->role;
+        memcpy(connection->name, entry->name, sizeof connection->name);
+        connection->ring_inode = entry->ring_inode;
+        connection->given = entry->memories;
+        connection->holder = entry;
+        connection->has_session = connection->lost = true;
+        show_restored(connection);
+        return 0;
+}
+
 int connection_restore(struct connection **ret, struct broker *broker, const struct ledger_peer *entry, int pidfd) {
         struct connection *connection = find_restored(broker, entry->pid);
         int r;
@@ -238,31 +312,13 @@ int connection_restore(struct connection **ret, struct broker *broker, const str
                 *ret = connection;
                 return 0;
         }
-        connection = calloc(1, sizeof *connection);
-        if (!connection) {
-                (void) fd_close(pidfd);
-                return -ENOMEM;
-        }
-        connection->broker = broker;
-        connection->fd = -1;
-        connection->pidfd = pidfd;
-        connection->uid = entry->uid;
-        connection->account = entry->account;
-        connection->credentials = (struct ucred) { .pid = entry->pid, .uid = entry->uid };
-        connection->role = entry->privileged ? PB_AS_VMM : PB_AS_DEVICE;
-        connection->ready = connection->restored = true;
-        memcpy(connection->name, entry->name, sizeof connection->name);
-        r = sd_event_add_io(broker->event, &connection->exit, pidfd, EPOLLIN, on_exit_of_process, connection);
-        if (r < 0) {
-                (void) fd_close(pidfd);
-                free(connection);
+        r = restore(&connection, broker, entry->pid, entry->uid, pidfd);
+        if (r < 0)
                 return r;
-        }
-        DL_APPEND(broker->connections, connection);
-        /* What its threads ask for is counted, and shown, although it may never say HELLO again: an unmodified VMM has no
-         * reason to. */
-        connection_note_arrival(connection);
-        bus_client_arrived(connection);
+        connection->account = entry->account;
+        connection->role = entry->privileged ? PB_AS_VMM : PB_AS_DEVICE;
+        memcpy(connection->name, entry->name, sizeof connection->name);
+        show_restored(connection);
         *ret = connection;
         return 0;
 }
@@ -299,6 +355,8 @@ static int receive(struct connection *connection, void *buffer, size_t size, str
         ssize_t n;
 
         n = packet_receive_exact(connection->fd, buffer, size, &room, info, MSG_PEEK | MSG_DONTWAIT);
+        if (n == -ECONNRESET) /* it closed with something unread, which is said first; what it has sent is still there */
+                n = packet_receive_exact(connection->fd, buffer, size, &room, info, MSG_PEEK | MSG_DONTWAIT);
         if (n == -EAGAIN)
                 return -EAGAIN;
         if (n > 0)

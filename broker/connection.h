@@ -9,6 +9,7 @@
 #include "protocol/message.h"
 
 struct broker;
+struct ledger_holder;
 struct ledger_peer;
 struct memory;
 struct peer;
@@ -21,7 +22,7 @@ struct tally;
 struct connection {
         struct connection *prev, *next;
         struct broker *broker;
-        int fd; /* -1: hung up; only the peers are left, until the process ends */
+        int fd; /* -1: hung up; peers are left, or what it holds, until the process ends */
         int pidfd;
         sd_event_source *io, *timer, *exit;
         uid_t uid; /* who connected */
@@ -32,6 +33,9 @@ struct connection {
         bool hotplug, resumed; /* it says that it understands memory that comes and goes; that it was here before */
         uint32_t given;        /* memories that it has, a bit each */
         uint32_t told;         /* ... and knows that it has: one who resumes may not have taken what is new */
+        bool has_session;      /* ... so that it holds what it was given */
+        bool lost;             /* it has gone without a word, and its process may still use what it was given */
+        struct ledger_holder *holder; /* NULL: it holds nothing that may leave */
         uint32_t n_regions;    /* that it has been told of */
         enum pb_role role;
         char name[PB_NAME_SIZE];
@@ -54,7 +58,11 @@ struct connection *connection_free(struct connection *connection);
 /* Says why (NULL: nothing to say) and hangs up. Peers go on being served while their process lives. */
 void connection_hang_up(struct connection *connection, int error, const char *reason);
 
-/* Sends without waiting; a client that does not read its socket is hung up on: -EPIPE then. */
+/* holders.c: nothing is left of a connection that has hung up; freed from the event loop. */
+void connection_release(struct connection *connection);
+
+/* Sends without waiting; a client that does not read its socket is hung up on: -EPIPE then. Also if it has closed, but
+ * what it said before is still read. */
 int connection_send(struct connection *connection, const void *message, size_t size, const int *fds, unsigned n_fds);
 int connection_send_result(struct connection *connection, enum pb_message_type type, uint64_t serial, int error,
                            uint64_t value, const char *text);
@@ -76,6 +84,9 @@ void connection_get_usage(const struct connection *connection, struct connection
 /* Stands for a process that was connected to the broker before us, and has peers: until it ends. Takes `pidfd`. */
 int connection_restore(struct connection **ret, struct broker *broker, const struct ledger_peer *entry, int pidfd);
 void connection_add_peer(struct connection *connection, struct peer *peer, uint32_t id);
+
+/* What a process holds that was connected to the broker before us. Takes `pidfd`. */
+int connection_restore_holder(struct broker *broker, struct ledger_holder *entry, int pidfd);
 
 /* By the kernel's word, and as long as it lives. */
 bool connection_is_same_process(const struct connection *a, const struct connection *b);

@@ -15,7 +15,9 @@
 #include "broker/closer.h"
 #include "broker/bus/bus.h"
 #include "broker/connection.h"
+#include "broker/holders.h"
 #include "broker/hotplug.h"
+#include "broker/kill-point.h"
 #include "broker/memory.h"
 #include "broker/events.h"
 #include "broker/ledger.h"
@@ -57,6 +59,12 @@ static bool has_session(const struct pb_message_hello *hello) {
         return hello->role != PB_AS_OBSERVER && !(hello->flags & PB_HELLO_NO_SESSION);
 }
 
+static uint64_t get_inode(int fd) {
+        struct stat st;
+
+        return fd >= 0 && fstat(fd, &st) == 0 ? st.st_ino : 0;
+}
+
 static bool refuse(struct connection *connection, const struct pb_message_hello *hello, int ring) {
         char text[PB_TEXT_SIZE];
         int error = 0;
@@ -88,6 +96,11 @@ static bool refuse(struct connection *connection, const struct pb_message_hello 
                 (void) snprintf(text, sizeof text, "uid %u may not connect as %s; see --allow of pagebrokerd%s",
                                 connection->credentials.uid, role_names[hello->role],
                                 hello->role == PB_AS_DEVICE_RO ? " (never root or the broker's own uid)" : "");
+        } else if (has_session(hello) && !holders_have_room(connection, get_inode(ring))) {
+                error = -EMFILE;
+                (void) snprintf(text, sizeof text, "too many clients of uid %u have gone without a word, and their processes may "
+                                                   "still use memory that can be unplugged",
+                                connection->credentials.uid);
         }
         if (error)
                 connection_hang_up(connection, error, text);
@@ -111,11 +124,11 @@ static int send_memory(struct connection *connection, const struct memory *memor
                 message.device = memory->device;
                 message.inode = memory->inode;
                 memcpy(message.name, memory->name, sizeof message.name);
+                connection->given |= 1u << memory->index;
+                holder_note(connection);
         }
         r = connection_send(connection, &message, sizeof message, fds,
                             shown && connection->role != PB_AS_OBSERVER ? ELEMENTS(fds) : 0);
-        if (r == 0 && shown)
-                connection->given |= 1u << memory->index;
         if (r == 0 && shown && !resuming)
                 connection->told |= 1u << memory->index;
         return r;
@@ -217,11 +230,10 @@ static int send_session(struct connection *connection, uint64_t serial, int ring
                 .flags = ring >= 0 ? PB_SESSION_RESUMED : 0,
         };
         struct session *session;
-        struct stat st = {};
         int fds[4], r;
 
-        if (ring >= 0 && fstat(ring, &st) == 0)
-                close_older_sessions(connection, st.st_ino);
+        if (ring >= 0)
+                close_older_sessions(connection, get_inode(ring));
         r = session_new(&session, ++broker->last_session_id, connection->role, connection->name, broker->epoch, ring, fds);
         if (broker->ledger)
                 broker->ledger->data->last_session_id = broker->last_session_id;
@@ -230,10 +242,14 @@ static int send_session(struct connection *connection, uint64_t serial, int ring
                 return r;
         }
         session->limits = broker->options->client;
-        if (fstat(fds[0], &st) == 0)
-                connection->ring_inode = st.st_ino;
+        connection->ring_inode = get_inode(fds[0]);
         connection->session_id = session->id;
         connection->session = session;
+        /* It holds what it was given from here on: in the ledger before it knows, and then in place of what it was before. */
+        connection->has_session = true;
+        holder_note(connection);
+        KILL_POINT("holder-entered");
+        holder_supersede(connection);
         if (connection->tally && tally_add_slots(connection->tally) == 0)
                 session->tally = tally_ref(connection->tally);
         pager_add_session(broker->pager, session);
@@ -283,14 +299,15 @@ void connection_hello(struct connection *connection, const struct pb_message_hel
                 welcome.session_id = broker->last_session_id + 1;
         memcpy(welcome.name, broker->options->name, sizeof welcome.name);
         if (connection_send(connection, &welcome, sizeof welcome, NULL, 0) < 0 ||
-            send_memories(connection, regions, welcome.n_regions, serial) < 0)
+            send_memories(connection, regions, welcome.n_regions, serial) < 0 ||
+            (welcome.session_id && send_session(connection, serial, fd_take(&ring)) < 0) ||
+            ((connection->role == PB_AS_VMM || connection->role == PB_AS_DEVICE) && broker->uffd_device >= 0 &&
+             connection_send(connection, &device, sizeof device, &broker->uffd_device, 1) < 0) ||
+            connection_send(connection, &ready, sizeof ready, NULL, 0) < 0) {
+                connection_hang_up(connection, 0, NULL);
                 return;
-        if (welcome.session_id && send_session(connection, serial, fd_take(&ring)) < 0)
-                return;
-        if ((connection->role == PB_AS_VMM || connection->role == PB_AS_DEVICE) && broker->uffd_device >= 0 &&
-            connection_send(connection, &device, sizeof device, &broker->uffd_device, 1) < 0)
-                return;
-        if (connection_send(connection, &ready, sizeof ready, NULL, 0) < 0 || connection->role == PB_AS_OBSERVER)
+        }
+        if (connection->role == PB_AS_OBSERVER)
                 return;
         bus_client_arrived(connection);
         if (broker_may_log_client())

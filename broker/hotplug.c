@@ -9,16 +9,16 @@
 
 #include "broker/broker.h"
 #include "broker/connection.h"
+#include "broker/holders.h"
+#include "broker/kill-point.h"
 #include "broker/ledger.h"
 #include "broker/pager.h"
 #include "broker/peer.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
+#include "common/fence.h"
 #include "common/log.h"
 #include "common/macro.h"
-
-/* After a restart nobody is connected. Who held a memory gets so long to come back and hold it again, before it may go. */
-#define GRACE_US (30 * USEC_PER_SEC)
 
 /* A REMOVE_MEMORY that waits for its answer. */
 struct removal {
@@ -106,13 +106,14 @@ void hotplug_begin(struct broker *broker) {
         }
 }
 
-int hotplug_wait(struct broker *broker) {
-        for (unsigned i = 0; i < broker->n_memories; i++)
-                /* One that is in may be asked to leave before they are back. */
-                if (broker->resumed && !broker->options->memories[i].plugged && broker->memories[i]->standing != MEMORY_OUT)
-                        return sd_event_add_time_relative(broker->event, &broker->grace, CLOCK_MONOTONIC, GRACE_US, 0, on_grace,
-                                                          broker);
-        return 0;
+int hotplug_resume(struct broker *broker) {
+        int r = broker->resumed ? holders_restore(broker) : 0;
+
+        /* The ledger had no room for all of them: whoever is missing gets time to come back and hold it again. */
+        if (r >= 0 && broker->resumed && broker->ledger->data->holders_missing)
+                r = sd_event_add_time_relative(broker->event, &broker->grace, CLOCK_MONOTONIC, HOLDER_PATIENCE_US, 0, on_grace,
+                                               broker);
+        return r;
 }
 
 /* ---- coming ---- */
@@ -179,44 +180,20 @@ int hotplug_add(struct broker *broker, const struct pb_message_add_memory *messa
                 add_region(broker, memory->index, &message->regions[i]);
         memory->standing = MEMORY_IN;
         atomic_store(&memory->hidden, false);
+        KILL_POINT("plug-begun");
         enter(broker, memory);
+        KILL_POINT("plug-entered");
         pager_fill_anew(broker->pager);
         log_info("memory %s (%llu MiB) is plugged in", memory->name, (unsigned long long) (memory->size >> 20));
         DL_FOREACH_SAFE (broker->connections, connection, next)
                 if (connection->fd >= 0 && connection->ready && connection->hotplug)
                         connection_tell_memory(connection, memory);
+        KILL_POINT("plug-told");
         *ret_text = "";
         return (int) memory->index;
 }
 
 /* ---- going ---- */
-
-static bool holds(const struct connection *connection, const struct memory *memory) {
-        return connection->fd >= 0 && connection->ready && connection->session_id != 0 &&
-               connection->given & 1u << memory->index;
-}
-
-/* Who holds it, in words; 0: nobody. */
-static unsigned count_holders(const struct broker *broker, struct memory *memory, char *ret_names, size_t size) {
-        const struct connection *connection;
-        unsigned n = 0, peers;
-        size_t at = 0;
-
-        ret_names[0] = 0;
-        DL_FOREACH (broker->connections, connection) {
-                if (!holds(connection, memory))
-                        continue;
-                if (at < size)
-                        at += (size_t) snprintf(ret_names + at, size - at, "%s%s (pid %d)%s", n ? ", " : "", connection->name,
-                                                (int) connection->credentials.pid,
-                                                connection->hotplug ? "" : ", which cannot let go");
-                n++;
-        }
-        peers = __atomic_load_n(&memory->n_peers, __ATOMIC_ACQUIRE);
-        if (peers > 0 && at < size)
-                (void) snprintf(ret_names + at, size - at, "%s%u userfaultfds", n ? ", " : "", peers);
-        return n + peers;
-}
 
 static void removal_end(struct broker *broker, struct removal *removal, int error, const char *text) {
         (void) sd_event_source_disable_unref(removal->timer);
@@ -232,7 +209,7 @@ static int on_removal_timeout(sd_event_source *source, uint64_t usec, void *data
         struct memory *memory = broker->memories[removal->memory];
         char names[PB_TEXT_SIZE - 32], text[PB_TEXT_SIZE];
 
-        if (count_holders(broker, memory, names, sizeof names) > 0)
+        if (holders_count(broker, memory, names, sizeof names) > 0)
                 (void) snprintf(text, sizeof text, "still held by %s", names);
         else
                 (void) snprintf(text, sizeof text, "%s",
@@ -252,9 +229,10 @@ static void start_leaving(struct broker *broker, struct memory *memory) {
 
         memory->standing = MEMORY_LEAVING;
         enter(broker, memory);
+        KILL_POINT("unplug-entered");
         log_info("memory %s is to leave", memory->name);
         DL_FOREACH_SAFE (broker->connections, connection, next)
-                if (connection->hotplug && (holds(connection, memory) || connection->role == PB_AS_OBSERVER) &&
+                if (connection->hotplug && (holder_has(connection, memory) || connection->role == PB_AS_OBSERVER) &&
                     connection->ready)
                         (void) connection_send(connection, &leaving, sizeof leaving, NULL, 0);
 }
@@ -301,27 +279,42 @@ static bool is_held_beside(const struct connection *connection, const struct mem
         const struct connection *other;
 
         DL_FOREACH (connection->broker->connections, other)
-                if (other != connection && other->fd >= 0 && other->given & 1u << memory->index &&
+                if (other != connection && (other->fd >= 0 || other->lost) && other->given & 1u << memory->index &&
                     connection_is_same_process(connection, other))
                         return true;
         return false;
 }
 
-void hotplug_release(struct connection *connection, uint32_t index) {
-        struct broker *broker = connection->broker;
-        struct memory *memory = get_memory(broker, index);
+static void release(struct connection *connection, struct memory *memory) {
         struct connection *other;
 
-        if (!memory)
-                return;
-        connection->given &= ~(1u << index);
-        connection->told &= ~(1u << index);
+        connection->given &= ~(1u << memory->index);
+        connection->told &= ~(1u << memory->index);
         /* Its own, and those that it had before a restart; not what another client in the same process still maps. */
-        DL_FOREACH (broker->connections, other)
+        DL_FOREACH (connection->broker->connections, other)
                 if (other == connection ||
                     (connection_is_same_process(connection, other) && !is_held_beside(connection, memory)))
                         for (unsigned i = 0; i < other->n_peers; i++)
                                 peer_forget_memory(other->peers[i], memory);
+}
+
+void hotplug_release(struct connection *connection, uint32_t index) {
+        struct memory *memory = get_memory(connection->broker, index);
+
+        if (!memory)
+                return;
+        release(connection, memory);
+        holder_note(connection);
+        hotplug_check(connection->broker);
+}
+
+void hotplug_release_all(struct connection *connection) {
+        struct broker *broker = connection->broker;
+
+        for (unsigned i = 0; i < broker->n_memories; i++)
+                if (broker->memories[i]->pluggable && connection->given & 1u << i)
+                        release(connection, broker->memories[i]);
+        holder_note(connection);
         hotplug_check(broker);
 }
 
@@ -333,7 +326,7 @@ void hotplug_forget(struct connection *connection) {
         DL_FOREACH_SAFE (broker->removals, removal, next)
                 if (removal->connection == connection)
                         removal_end(broker, removal, 0, "");
-        connection->given = connection->told = 0;
+        holder_hang_up(connection);
         if (broker->event)
                 hotplug_check(broker);
 }
@@ -347,9 +340,16 @@ void hotplug_check(struct broker *broker) {
                 struct memory *memory = broker->memories[i];
 
                 if (!memory || memory->standing != MEMORY_LEAVING || atomic_load(&memory->hidden) ||
-                    count_holders(broker, memory, names, sizeof names) > 0)
+                    holders_count(broker, memory, names, sizeof names) > 0)
                         continue;
                 atomic_store(&memory->hidden, true);
+                fence_full();
+                /* A mapping that was on its way: its thread has entered it before we hid, or sees now that we have. */
+                if (__atomic_load_n(&memory->n_peers, __ATOMIC_ACQUIRE) > 0) {
+                        atomic_store(&memory->hidden, false);
+                        continue;
+                }
+                KILL_POINT("unplug-hidden");
                 pager_clear(broker->pager, memory);
         }
 }
@@ -374,13 +374,16 @@ void hotplug_cleared(struct broker *broker, struct memory *memory, int result) {
                 log_error("memory %s: its pages cannot be given back: %s", memory->name, strerror(-result));
                 atomic_store(&memory->hidden, false);
         } else {
+                KILL_POINT("unplug-cleared");
                 memory->standing = MEMORY_OUT;
                 drop_regions(broker, memory->index);
                 enter(broker, memory);
+                KILL_POINT("unplug-left");
                 /* Observers were not waited for. */
                 DL_FOREACH (broker->connections, connection) {
                         connection->given &= ~(1u << memory->index);
                         connection->told &= ~(1u << memory->index);
+                        holder_note(connection);
                 }
                 log_info("memory %s has left", memory->name);
         }

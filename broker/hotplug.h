@@ -17,8 +17,8 @@ struct connection;
 
 /* After the memories are made: what the command line, or the broker before us, says of them. */
 void hotplug_begin(struct broker *broker);
-/* After a restart: who held a leaving memory may come back and hold it again. */
-int hotplug_wait(struct broker *broker);
+/* After a restart: who held a memory holds it still. Before the system-call filter. */
+int hotplug_resume(struct broker *broker);
 void hotplug_end(struct broker *broker);
 
 /* What may be given to a client, and how: NULL if not. */
@@ -29,8 +29,10 @@ int hotplug_add(struct broker *broker, const struct pb_message_add_memory *messa
 /* Answers by itself, now or later. */
 void hotplug_remove(struct connection *connection, uint32_t index, uint64_t serial);
 void hotplug_release(struct connection *connection, uint32_t index);
+/* Of everything: it is about to hang up for good. */
+void hotplug_release_all(struct connection *connection);
 
-/* The connection hangs up: it holds nothing any more, and waits for nothing. */
+/* The connection hangs up: it waits for nothing any more. What it holds is its process's still, unless it has said otherwise. */
 void hotplug_forget(struct connection *connection);
 
 /* Somebody has let go of something: is there a memory that can leave now? */

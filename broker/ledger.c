@@ -21,7 +21,8 @@
 
 /* A later version that changes this reads the old layout too: the memory of a running VM hangs on it. */
 static_assert(sizeof(struct ledger_memory) == 104 && sizeof(struct ledger_region) == 32 &&
-                      sizeof(struct ledger_mapping) == 32 && offsetof(struct ledger_peer, mappings) == 64,
+                      sizeof(struct ledger_mapping) == 32 && sizeof(struct ledger_holder) == 72 &&
+                      offsetof(struct ledger_peer, mappings) == 64,
               "read by the next version of the broker");
 
 static int ledger_map(struct ledger *ledger) {

@@ -16,6 +16,7 @@
 #define LEDGER_PEERS_MAX 1024u
 #define LEDGER_MAPPINGS_MAX 256u
 #define LEDGER_MARKS_MAX 4096u
+#define LEDGER_HOLDERS_MAX 4096u
 
 struct ledger_memory {
         char name[PB_NAME_SIZE];
@@ -66,6 +67,17 @@ struct ledger_marks {
         uint64_t pages[LEDGER_MARKS_MAX]; /* 0: free */
 };
 
+/* A session that was given memories which may leave. */
+struct ledger_holder {
+        uint32_t memories; /* a bit each; 0: free; stored last */
+        int32_t pid;
+        uint32_t uid, account, role;
+        uint32_t padding;
+        uint64_t since_us;   /* CLOCK_BOOTTIME; a process that began later is another one */
+        uint64_t ring_inode; /* who resumes shows this ring */
+        char name[PB_NAME_SIZE];
+};
+
 struct ledger_data {
         uint64_t magic;
         uint32_t version;
@@ -85,6 +97,9 @@ struct ledger_data {
         uint64_t fill_rate_option; /* what this and `fill` are on the command line */
         uint32_t fill_option, padding;
         uint32_t recording, replaying; /* 1 while a working set is, on an admin's word: that ends with its broker */
+        uint32_t pluggable;       /* memories that were declared with plugged=off, a bit each */
+        uint32_t holders_missing; /* 1: some did not fit */
+        struct ledger_holder holders[LEDGER_HOLDERS_MAX]; /* sparse */
 };
 
 struct ledger {

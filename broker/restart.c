@@ -91,6 +91,11 @@ static int compare_memory(const struct broker *broker, unsigned i) {
                           option->name, was->name, was->size);
                 return -EINVAL;
         }
+        if (!(broker->ledger->data->pluggable & 1u << i) != option->plugged) {
+                log_error("memory %s: it was declared %s for the broker before this one; plugged= cannot change while the VM runs",
+                          option->name, option->plugged ? "with plugged=off" : "without plugged=off");
+                return -EINVAL;
+        }
         if (memcmp(was->identity, plan->source->identity, sizeof was->identity) != 0) {
                 log_error("memory %s: source %s is not what it was for the broker before this one (another file, or its size "
                           "or modification time has changed); what is still absent cannot be had from it",
@@ -198,6 +203,8 @@ static int begin_anew(struct broker *broker) {
                 memory->source_offset = broker->options->memories[i].source_offset;
                 memcpy(memory->name, broker->options->memories[i].name, sizeof memory->name);
                 memcpy(memory->identity, broker->plans[i].source->identity, sizeof memory->identity);
+                if (!broker->options->memories[i].plugged)
+                        data->pluggable |= 1u << i;
         }
         for (unsigned i = 0; i < broker->n_regions; i++)
                 data->regions[i] = (struct ledger_region) {

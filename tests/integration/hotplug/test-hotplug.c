@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 
 #include "common/macro.h"
 #include "tests/integration/basic/support.h"
+#include "tests/lib/gate.h"
 
 #define N_PAGES 256u
 #define DIMM_GPA (1ull << 32)
@@ -186,6 +188,71 @@ TEST(hotplug, who_has_gone_holds_nothing) {
         stop(&f);
 }
 
+static void *remove_dimm(void *arg) {
+        const struct fixture *f = arg;
+
+        return pb_remove_memory(f->vmm, 1) == 0 ? NULL : arg;
+}
+
+TEST(hotplug, removal_that_waits_keeps_nobody_in_its_process_waiting) {
+        struct pb_event event;
+        struct fixture f;
+        pthread_t thread;
+        unsigned index;
+        void *failed;
+
+        start(&f, ",plugged=off", "--release-timeout=600");
+        plug(&f);
+        index = expect_event(f.device, PB_EVENT_REGION_ADDED);
+        cr_assert_eq(pb_release_region(f.vmm, 1), 0);
+        cr_assert_eq(pthread_create(&thread, NULL, remove_dimm, &f), 0);
+        cr_assert_eq(expect_event(f.device, PB_EVENT_REGION_LEAVING), index);
+        /* Nobody has let go of it yet. */
+        cr_assert_eq(pb_get_event(f.vmm, &event), 0);
+        cr_assert_eq(get_stats(f.vmm).pages_total, 2 * N_PAGES);
+        test_ensure_and_check(f.vmm, &f.image, 0, TEST_PAGE);
+        cr_assert_eq(pb_release_region(f.device, index), 0);
+        cr_assert_eq(pthread_join(thread, &failed), 0);
+        cr_assert_null(failed, "%s", pb_explain(f.vmm));
+        stop(&f);
+}
+
+/* The page is wanted, and does not come, while the memory is to leave: it stays until the wait is over and its user lets go. */
+TEST(hotplug, removal_waits_for_who_waits_for_a_page) {
+        struct ensure_call call;
+        struct test_gate gate;
+        struct fixture f;
+        pthread_t thread;
+        unsigned index;
+        void *failed;
+
+        require_fuse();
+        test_image_make(&f.image, &(struct test_image_spec) { .seed = 1, .n_pages = N_PAGES });
+        test_image_make(&f.dimm, &(struct test_image_spec) { .seed = 2, .n_pages = N_PAGES });
+        test_gate_start(&gate, &f.dimm);
+        test_gate_hold(&gate, 7 * TEST_PAGE, TEST_PAGE);
+        TEST_BROKER_START(&f.broker, TEST_MEMORY("ram0", &f.image), test_gate_memory("dimm0", &gate, ",plugged=off"),
+                          "--fill=off", "--read-around=4K", "--release-timeout=600", "--source-deadline=600");
+        f.vmm = test_connect(&f.broker, PB_ROLE_VMM);
+        f.device = test_connect(&f.broker, PB_ROLE_DEVICE);
+        plug(&f);
+        index = expect_event(f.device, PB_EVENT_REGION_ADDED);
+        ensure_start(&call, f.device, DIMM_GPA + 7 * TEST_PAGE, TEST_PAGE, PB_READ);
+        test_gate_wait_held(&gate, 7 * TEST_PAGE, TEST_PAGE, 1);
+        cr_assert_eq(pb_release_region(f.vmm, 1), 0);
+        cr_assert_eq(pthread_create(&thread, NULL, remove_dimm, &f), 0);
+        cr_assert_eq(expect_event(f.device, PB_EVENT_REGION_LEAVING), index);
+        test_ensure_and_check(f.device, &f.dimm, DIMM_GPA + 100 * TEST_PAGE, TEST_PAGE);
+        test_gate_open(&gate);
+        cr_assert_eq(ensure_wait(&call), 0, "%s", call.reason);
+        cr_assert(test_image_expect(&f.dimm, 7, pb_translate(f.device, DIMM_GPA + 7 * TEST_PAGE, TEST_PAGE)));
+        cr_assert_eq(pb_release_region(f.device, index), 0);
+        cr_assert_eq(pthread_join(thread, &failed), 0);
+        cr_assert_null(failed, "%s", pb_explain(f.vmm));
+        stop(&f);
+        test_gate_stop(&gate);
+}
+
 TEST(hotplug, only_the_vmm_may_and_only_what_was_declared) {
         struct fixture f;
         const struct pb_memory_region over = { .gpa = 0, .size = DIMM_SIZE }, odd = { .gpa = DIMM_GPA + 1, .size = DIMM_SIZE };
@@ -212,9 +279,10 @@ static int use_as_vmm(void *arg) {
         const struct fixture *f = arg;
         pb_client *vmm = child_connect(&f->broker, PB_ROLE_VMM);
         struct pb_region region;
+        struct pb_event event;
         bool ok = vmm && pb_attach_vmm(vmm, NULL) == 0;
 
-        ok = ok && pb_add_memory(vmm, "dimm0", where, 1) == 1 && pb_get_region(vmm, 1, &region) == 0;
+        ok = ok && pb_add_memory(vmm, "dimm0", where, 1) == 1 && pb_get_event(vmm, &event) == 1 && pb_get_region(vmm, 1, &region) == 0;
         ok = ok && test_image_compare(&f->dimm, 0, N_PAGES, region.addr) == TEST_IMAGE_NONE;
         ok = ok && pb_release_region(vmm, 1) == 0 && pb_remove_memory(vmm, 1) == 0;
         ok = ok && pb_add_memory(vmm, "dimm0", where, 1) == 1 && pb_get_region(vmm, 1, &region) == 0;
@@ -232,6 +300,35 @@ TEST(hotplug, new_region_of_an_attached_vmm_is_under_userfaultfd) {
         f.device = test_disconnect(f.device);
         f.vmm = test_disconnect(f.vmm); /* they would hold it */
         cr_assert_eq(test_child_wait(test_child_start(0, use_as_vmm, &f)), 0);
+        f.vmm = test_connect(&f.broker, PB_ROLE_VMM);
+        cr_assert(get_stats(f.vmm).faults_peer >= N_PAGES / 16);
+        stop(&f);
+}
+
+/* Its event is taken after the attach. */
+static int plug_then_attach(void *arg) {
+        const struct fixture *f = arg;
+        pb_client *vmm = child_connect(&f->broker, PB_ROLE_VMM);
+        struct pb_region region;
+        struct pb_event event;
+        bool ok = vmm && pb_add_memory(vmm, "dimm0", where, 1) == 1 && pb_attach_vmm(vmm, NULL) == 0;
+
+        ok = ok && pb_get_event(vmm, &event) == 1 && pb_get_region(vmm, event.region, &region) == 0;
+        ok = ok && test_image_compare(&f->dimm, 0, N_PAGES, region.addr) == TEST_IMAGE_NONE;
+        ok = ok && pb_release_region(vmm, event.region) == 0 && pb_remove_memory(vmm, 1) == 0;
+        if (vmm && !ok)
+                (void) fprintf(stderr, "%s\n", pb_explain(vmm));
+        return vmm && child_disconnect(vmm) && ok ? 0 : 1;
+}
+
+TEST(hotplug, region_that_was_plugged_in_before_the_attach_is_under_userfaultfd_once) {
+        struct fixture f;
+
+        require_uffd();
+        start(&f, ",plugged=off", "--fill=off");
+        f.device = test_disconnect(f.device);
+        f.vmm = test_disconnect(f.vmm);
+        cr_assert_eq(test_child_wait(test_child_start(0, plug_then_attach, &f)), 0);
         f.vmm = test_connect(&f.broker, PB_ROLE_VMM);
         cr_assert(get_stats(f.vmm).faults_peer >= N_PAGES / 16);
         stop(&f);
@@ -317,12 +414,6 @@ TEST(hotplug, who_was_away_finds_what_was_plugged_in) {
         stop(&f);
 }
 
-static void *remove_dimm(void *arg) {
-        const struct fixture *f = arg;
-
-        return pb_remove_memory(f->vmm, 1) == 0 ? NULL : arg;
-}
-
 TEST(hotplug, removal_goes_on_with_the_next_broker_and_waits_for_who_uses_it) {
         struct fixture f;
         pthread_t thread;
@@ -342,5 +433,62 @@ TEST(hotplug, removal_goes_on_with_the_next_broker_and_waits_for_who_uses_it) {
         cr_assert_eq(pb_release_region(f.device, index), 0);
         cr_assert_eq(pthread_join(thread, &failed), 0);
         cr_assert_null(failed, "%s", pb_explain(f.vmm));
+        stop(&f);
+}
+
+/* ---- what no broker saw ---- */
+
+static int use_until_killed(void *arg) {
+        const struct fixture *f = arg;
+        pb_client *device = child_connect(&f->broker, PB_ROLE_DEVICE);
+
+        CHILD_CHECK(device);
+        CHILD_CHECK(pb_ensure(device, DIMM_GPA, TEST_PAGE, PB_READ) == 0);
+        (void) pause();
+        return 0;
+}
+
+/* It ends while no broker runs: the next one must not wait for it. */
+TEST(hotplug, who_ended_while_no_broker_ran_holds_nothing) {
+        struct fixture f;
+        pid_t pid;
+
+        start_supervised(&f, "--release-timeout=600");
+        plug(&f);
+        f.device = test_disconnect(f.device);
+        pid = test_child_start(0, use_until_killed, &f);
+        cr_assert(EVENTUALLY(get_stats(f.vmm).pages_present > 0));
+        cr_assert(kill(f.broker.pid, SIGSTOP) == 0);
+        test_broker_kill_served(&f.broker);
+        cr_assert(kill(pid, SIGKILL) == 0);
+        cr_assert_eq(test_child_wait(pid), 128 + SIGKILL);
+        cr_assert(kill(f.broker.pid, SIGCONT) == 0);
+        test_broker_wait_next(&f.broker);
+        cr_assert_eq(pb_release_region(f.vmm, 1), 0, "%s", pb_explain(f.vmm));
+        cr_assert_eq(pb_remove_memory(f.vmm, 1), 0, "%s", pb_explain(f.vmm));
+        stop(&f);
+}
+
+/* A part of it has been released, which the next broker cannot know. */
+TEST(hotplug, who_uses_only_one_region_of_it_goes_on_with_the_next_broker) {
+        const struct pb_memory_region two[] = { { .gpa = DIMM_GPA, .size = DIMM_SIZE / 2 },
+                                                { .gpa = 2 * DIMM_GPA, .size = DIMM_SIZE / 2, .offset = DIMM_SIZE / 2 } };
+        struct fixture f;
+        unsigned index;
+
+        start_supervised(&f, "--release-timeout=600");
+        cr_assert_eq(pb_add_memory(f.vmm, "dimm0", two, 2), 1, "%s", pb_explain(f.vmm));
+        index = expect_event(f.device, PB_EVENT_REGION_ADDED);
+        cr_assert_eq(pb_release_region(f.device, index), 0);
+        index = expect_event(f.device, PB_EVENT_REGION_ADDED);
+        restart(&f);
+        cr_assert_eq(get_region(f.device, index).gpa, 2 * DIMM_GPA);
+        cr_assert_eq(pb_ensure(f.device, 2 * DIMM_GPA, DIMM_SIZE / 2, PB_READ), 0, "%s", pb_explain(f.device));
+        cr_assert_eq(test_image_compare(&f.dimm, N_PAGES / 2, N_PAGES / 2, get_region(f.device, index).addr), TEST_IMAGE_NONE);
+        cr_assert_eq(pb_ensure(f.device, DIMM_GPA, TEST_PAGE, PB_READ), -EFAULT);
+        cr_assert_eq(pb_release_region(f.device, index), 0);
+        cr_assert_eq(pb_release_region(f.vmm, 1), 0);
+        cr_assert_eq(pb_release_region(f.vmm, 2), 0);
+        cr_assert_eq(pb_remove_memory(f.vmm, 1), 0, "%s", pb_explain(f.vmm));
         stop(&f);
 }

@@ -231,6 +231,26 @@ TEST(refused, memory_without_its_source) {
         is_refused("--memory=ram0,size=2M", "", NULL, NULL, "is not what it was for the broker before this one");
 }
 
+/* One that may leave must not become one that stays, for those who hold it; without regions nothing else tells them apart. */
+TEST(refused, memory_that_may_be_unplugged_no_longer) {
+        const char *region = "--region=0,size=2M,memory=ram0 --memory=dimm0,size=1M,plugged=off";
+        struct fixture f;
+        pid_t pid;
+
+        fixture_start(&f);
+        pid = launch(&f, memory(), region);
+        cr_assert(becomes_ready(&f, pid));
+        kill_it(&f, pid);
+        pid = launch(&f, memory(), "--region=0,size=2M,memory=ram0 --memory=dimm0,size=1M");
+        cr_assert_eq(wait_end(pid), EXIT_AGAIN);
+        cr_assert(!take_messages(&f, pid));
+        cr_assert(logged(&f, "plugged= cannot change"));
+        pid = launch(&f, memory(), region);
+        cr_assert(becomes_ready(&f, pid));
+        kill_it(&f, pid);
+        fixture_stop(&f);
+}
+
 TEST(refused, other_regions) {
         is_refused(NULL, "--region=1M,size=1M,memory=ram0", NULL, NULL, "other memories or other regions");
 }
