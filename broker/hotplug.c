@@ -8,6 +8,7 @@
 #include <utlist.h>
 
 #include "broker/broker.h"
+#include "broker/bus/bus.h"
 #include "broker/connection.h"
 #include "broker/holders.h"
 #include "broker/kill-point.h"
@@ -59,13 +60,25 @@ static void enter(struct broker *broker, const struct memory *memory) {
         __atomic_store_n(&plug->valid, !(plug->valid & 1), __ATOMIC_RELEASE);
 }
 
-static void add_region(struct broker *broker, uint32_t memory, const struct pb_message_add_region *from) {
+/* Behind those that were there from the start: a place for each that any memory can have. */
+static uint32_t region_id(const struct broker *broker, uint32_t memory, unsigned n) {
+        unsigned n_fixed = 0;
+
+        for (unsigned i = 0; i < broker->n_regions; i++)
+                n_fixed += !broker->regions[i].plugged;
+        return n_fixed + memory * PB_ADD_REGIONS_MAX + n;
+}
+
+static void add_region(struct broker *broker, uint32_t memory, const struct pb_message_add_region *from, unsigned n) {
+        uint32_t id = region_id(broker, memory, n);
+
         broker->regions[broker->n_regions++] = (struct region) {
                 .memory = memory,
                 .gpa = from->gpa,
                 .size = from->size,
                 .offset = from->offset,
                 .plugged = true,
+                .id = id,
         };
 }
 
@@ -87,6 +100,8 @@ static int on_grace(sd_event_source *source, uint64_t usec, void *data) {
 }
 
 void hotplug_begin(struct broker *broker) {
+        for (unsigned i = 0; i < broker->n_regions; i++)
+                broker->regions[i].id = i;
         for (unsigned i = 0; i < broker->n_memories; i++) {
                 struct memory *memory = broker->memories[i];
                 const struct ledger_plug *plug = broker->resumed ? &broker->ledger->data->plugs[i] : NULL;
@@ -97,7 +112,7 @@ void hotplug_begin(struct broker *broker) {
 
                         memory->standing = (enum memory_standing) state->standing;
                         for (unsigned j = 0; j < min_u64(state->n_regions, PB_ADD_REGIONS_MAX); j++)
-                                add_region(broker, i, &state->regions[j]);
+                                add_region(broker, i, &state->regions[j], j);
                 }
                 atomic_store(&memory->hidden, memory->standing == MEMORY_OUT);
                 memory->pluggable = !broker->options->memories[i].plugged;
@@ -177,7 +192,7 @@ int hotplug_add(struct broker *broker, const struct pb_message_add_memory *messa
         if (r < 0)
                 return r;
         for (unsigned i = 0; i < message->n_regions; i++)
-                add_region(broker, memory->index, &message->regions[i]);
+                add_region(broker, memory->index, &message->regions[i], i);
         memory->standing = MEMORY_IN;
         atomic_store(&memory->hidden, false);
         KILL_POINT("plug-begun");
@@ -189,6 +204,7 @@ int hotplug_add(struct broker *broker, const struct pb_message_add_memory *messa
                 if (connection->fd >= 0 && connection->ready && connection->hotplug)
                         connection_tell_memory(connection, memory);
         KILL_POINT("plug-told");
+        bus_memory_came(broker, memory);
         *ret_text = "";
         return (int) memory->index;
 }
@@ -375,6 +391,7 @@ void hotplug_cleared(struct broker *broker, struct memory *memory, int result) {
                 atomic_store(&memory->hidden, false);
         } else {
                 KILL_POINT("unplug-cleared");
+                bus_memory_leaves(broker, memory);
                 memory->standing = MEMORY_OUT;
                 drop_regions(broker, memory->index);
                 enter(broker, memory);

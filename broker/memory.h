@@ -28,6 +28,7 @@ struct region {
         uint64_t size;   /* bytes */
         uint64_t offset; /* in the memory, bytes */
         bool plugged;    /* came with its memory, and goes with it */
+        uint32_t id;     /* for people: stays the same while others come and go, and over a restart */
         const struct numa_policy *numa; /* of its own; NULL: the memory's */
 };
 

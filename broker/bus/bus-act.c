@@ -34,7 +34,7 @@ int bus_prefetch(sd_bus_message *message, void *data, sd_bus_error *error) {
 
         if (r < 0)
                 return r;
-        memory = pager_get_memory(view->broker->pager, index);
+        memory = bus_get_memory(view->broker, index);
         if (!memory)
                 return set_no_memory(error, index);
         if (n == 0 || !range_fits(first, n, memory->n_pages))
@@ -60,7 +60,7 @@ int bus_prefetch_guest(sd_bus_message *message, void *data, sd_bus_error *error)
                 uint64_t from = max_u64(address, region->gpa), to = min_u64(end, region->gpa + region->size);
                 uint64_t first, last;
 
-                if (from >= to)
+                if (from >= to || !bus_get_memory(broker, region->memory))
                         continue;
                 first = (region->offset + (from - region->gpa)) / PB_PAGE_BYTES;
                 last = (region->offset + (to - 1 - region->gpa)) / PB_PAGE_BYTES;
@@ -94,6 +94,8 @@ int bus_heal(sd_bus_message *message, void *data, sd_bus_error *error) {
 
         if (r < 0)
                 return r;
+        if (!bus_get_memory(view->broker, index))
+                return set_no_memory(error, index);
         r = broker_heal(view->broker, index, first, n, &healed);
         if (r == -ENOENT)
                 return set_no_memory(error, index);

@@ -76,6 +76,7 @@ struct poisoned {
 };
 
 struct region_count {
+        uint32_t id;
         uint64_t at_us, present, poisoned;
 };
 
@@ -127,6 +128,12 @@ struct latency;
 int bus_append_latency(sd_bus_message *reply, const struct latency latency[TALLY_CLASSES]);
 struct connection;
 bool bus_shows(const struct connection *connection);
+/* Is there an object for it? One that is not plugged in is shown to nobody. */
+bool bus_shows_memory(const struct memory *memory);
+void bus_source_path(const struct memory *memory, char ret[64]);
+void bus_region_path(const struct region *region, char ret[64]);
+/* What methods take by its index; NULL: there is none. */
+struct memory *bus_get_memory(const struct broker *broker, uint32_t index);
 void bus_client_path(const struct connection *connection, char ret[64]);
 
 /* bus-read.c, bus-act.c: methods of the VM */

@@ -134,6 +134,48 @@ void bus_fill_changed(struct broker *broker) {
                 bus_tick_soon(broker->bus);
 }
 
+/* ---- memories ---- */
+
+/* The regions and the memory itself; all of them must be there at that moment. */
+static void tell_objects(struct bus *bus, const struct memory *memory, int (*tell)(sd_bus *bus, const char *path)) {
+        const struct broker *broker = bus->broker;
+        char path[64];
+
+        for (unsigned i = 0; i < broker->n_regions; i++)
+                if (broker->regions[i].memory == memory->index) {
+                        bus_region_path(&broker->regions[i], path);
+                        (void) tell(bus->bus, path);
+                }
+        bus_source_path(memory, path);
+        (void) tell(bus->bus, path);
+}
+
+void bus_memory_came(struct broker *broker, const struct memory *memory) {
+        struct bus *bus = broker->bus;
+
+        if (!bus)
+                return;
+        if (!pager_is_complete(broker->pager))
+                bus->completed_us = 0; /* it will be, once more */
+        if (!bus_is_up(bus))
+                return;
+        tell_objects(bus, memory, sd_bus_emit_object_added);
+        (void) sd_bus_emit_signal(bus->bus, BUS_VM, BUS_INTERFACE_VM, "MemoryAdded", "sut", memory->name, memory->index,
+                                  memory->size);
+        bus_tell_changes(bus);
+        bus_tick_soon(bus);
+}
+
+void bus_memory_leaves(struct broker *broker, const struct memory *memory) {
+        struct bus *bus = broker->bus;
+
+        if (!bus_is_up(bus))
+                return;
+        tell_objects(bus, memory, sd_bus_emit_object_removed);
+        (void) sd_bus_emit_signal(bus->bus, BUS_VM, BUS_INTERFACE_VM, "MemoryRemoved", "su", memory->name, memory->index);
+        bus_tick_soon(bus);
+}
+
 /* ---- clients ---- */
 
 static void announce(struct bus *bus, struct connection *connection) {

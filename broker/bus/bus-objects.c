@@ -40,14 +40,19 @@ static bool parse_path(const char *path, const char *prefix, uint64_t *ret) {
 
 /* ---- regions ---- */
 
+void bus_region_path(const struct region *region, char ret[64]) {
+        (void) snprintf(ret, 64, BUS_REGION "/%" PRIu32, region->id);
+}
+
 static const struct region_count *count_region(struct bus *bus, unsigned i) {
         const struct region *region = &bus->broker->regions[i];
         struct region_count *count = &bus->regions[i];
 
-        if (count->at_us == 0 || clock_now_us() - count->at_us >= COUNT_AGAIN_US) {
+        if (count->at_us == 0 || count->id != region->id || clock_now_us() - count->at_us >= COUNT_AGAIN_US) {
                 picture_sum(bus->broker->memories[region->memory], region->offset / PB_PAGE_BYTES, region->size / PB_PAGE_BYTES,
                             &count->present, &count->poisoned);
                 count->at_us = clock_now_us();
+                count->id = region->id;
         }
         return count;
 }
@@ -58,14 +63,19 @@ static int find_region(sd_bus *sdbus, const char *path, const char *interface, v
         const struct broker *broker = bus->broker;
         const struct region_count *count;
         const struct region *region;
-        uint64_t i;
+        uint64_t id;
+        unsigned i;
 
-        if (!parse_path(path, BUS_REGION, &i) || i >= broker->n_regions)
+        if (!parse_path(path, BUS_REGION, &id))
+                return 0;
+        for (i = 0; i < broker->n_regions && broker->regions[i].id != id; i++)
+                ;
+        if (i == broker->n_regions)
                 return 0;
         region = &broker->regions[i];
-        count = count_region(bus, (unsigned) i);
+        count = count_region(bus, i);
         bus->view.region = (struct region_view) {
-                .index = (uint32_t) i,
+                .index = region->id,
                 .memory = broker->memories[region->memory]->name,
                 .memory_index = region->memory,
                 .address = region->gpa,
@@ -102,6 +112,18 @@ static const sd_bus_vtable region_vtable[] = {
 
 /* ---- sources ---- */
 
+bool bus_shows_memory(const struct memory *memory) {
+        return memory->standing != MEMORY_OUT;
+}
+
+struct memory *bus_get_memory(const struct broker *broker, uint32_t index) {
+        return index < broker->n_memories && !atomic_load(&broker->memories[index]->hidden) ? broker->memories[index] : NULL;
+}
+
+void bus_source_path(const struct memory *memory, char ret[64]) {
+        (void) snprintf(ret, 64, BUS_SOURCE "/%" PRIu32, memory->index);
+}
+
 static uint64_t get(const atomic_uint_fast64_t *counter) {
         return atomic_load_explicit(counter, memory_order_relaxed);
 }
@@ -112,7 +134,8 @@ static int find_source(sd_bus *sdbus, const char *path, const char *interface, v
         const struct memory *memory;
         uint64_t i;
 
-        if (!parse_path(path, BUS_SOURCE, &i) || i >= bus->broker->n_memories)
+        if (!parse_path(path, BUS_SOURCE, &i) || i >= bus->broker->n_memories ||
+            !bus_shows_memory(bus->broker->memories[i]))
                 return 0;
         memory = bus->broker->memories[i];
         bus->view.source = (struct source_view) {
@@ -278,7 +301,7 @@ static int list_objects(sd_bus *sdbus, const char *prefix, void *data, char ***r
         const struct broker *broker = bus->broker;
         const struct connection *connection;
         unsigned n = 1 + broker->n_regions + broker->n_memories, at = 0;
-        char **paths;
+        char **paths, path[64];
 
         DL_FOREACH (broker->connections, connection)
                 n += bus_shows(connection);
@@ -286,15 +309,20 @@ static int list_objects(sd_bus *sdbus, const char *prefix, void *data, char ***r
         if (!paths)
                 return -ENOMEM;
         paths[at++] = strdup(BUS_VM);
-        for (unsigned i = 0; i < broker->n_regions; i++)
-                if (asprintf(&paths[at++], BUS_REGION "/%u", i) < 0)
-                        paths[at - 1] = NULL;
+        for (unsigned i = 0; i < broker->n_regions; i++) {
+                bus_region_path(&broker->regions[i], path);
+                paths[at++] = strdup(path);
+        }
         for (unsigned i = 0; i < broker->n_memories; i++)
-                if (asprintf(&paths[at++], BUS_SOURCE "/%u", i) < 0)
-                        paths[at - 1] = NULL;
+                if (bus_shows_memory(broker->memories[i])) {
+                        bus_source_path(broker->memories[i], path);
+                        paths[at++] = strdup(path);
+                }
         DL_FOREACH (broker->connections, connection)
-                if (bus_shows(connection) && asprintf(&paths[at++], BUS_CLIENT "/%" PRIu64, connection->id) < 0)
-                        paths[at - 1] = NULL;
+                if (bus_shows(connection)) {
+                        bus_client_path(connection, path);
+                        paths[at++] = strdup(path);
+                }
         *ret = paths; /* a hole in it ends the list early: better than nothing without memory */
         return 0;
 }

@@ -78,7 +78,7 @@ int bus_get_map(sd_bus_message *message, void *data, sd_bus_error *error) {
 
         if (r < 0)
                 return r;
-        memory = pager_get_memory(view->broker->pager, index);
+        memory = bus_get_memory(view->broker, index);
         if (!memory)
                 return sd_bus_error_setf(error, BUS_ERROR_NO_SUCH_MEMORY, "there is no memory %u", index);
         if (n == 0 && first < memory->n_pages)
@@ -124,7 +124,8 @@ int bus_audit(sd_bus_message *message, void *data, sd_bus_error *error) {
         if (r >= 0)
                 r = sd_bus_message_open_container(reply, 'a', "(ss)");
         for (unsigned i = 0; i < view->broker->n_memories && r >= 0; i++)
-                r = audit_memory(view->broker->memories[i], append_finding, reply, &sums);
+                if (bus_shows_memory(view->broker->memories[i]))
+                        r = audit_memory(view->broker->memories[i], append_finding, reply, &sums);
         if (r >= 0)
                 r = sd_bus_message_close_container(reply);
         if (r >= 0)

@@ -19,8 +19,8 @@ const char *bus_vm_state(const struct broker *broker) {
         if (pager_is_complete(broker->pager))
                 return "complete";
         for (unsigned i = 0; i < broker->n_memories; i++)
-                degraded = degraded || atomic_load_explicit(&broker->memories[i]->source_lost, memory_order_relaxed) ||
-                           atomic_load_explicit(&broker->memories[i]->pages_poisoned, memory_order_relaxed) > 0;
+                degraded = degraded || (bus_shows_memory(broker->memories[i]) && (atomic_load_explicit(&broker->memories[i]->source_lost, memory_order_relaxed) ||
+                           atomic_load_explicit(&broker->memories[i]->pages_poisoned, memory_order_relaxed) > 0));
         return degraded ? "degraded" : "restoring";
 }
 
@@ -261,6 +261,8 @@ static const sd_bus_vtable vm_vtable[] = {
         SD_BUS_SIGNAL_WITH_ARGS("PageError",
                                 SD_BUS_ARGS("s", memory, "t", page, "t", n_pages, "s", source, "s", reason, "u", left_out), 0),
         SD_BUS_SIGNAL_WITH_ARGS("SourceLost", SD_BUS_ARGS("s", memory, "s", source, "s", reason), 0),
+        SD_BUS_SIGNAL_WITH_ARGS("MemoryAdded", SD_BUS_ARGS("s", memory, "u", index, "t", size), 0),
+        SD_BUS_SIGNAL_WITH_ARGS("MemoryRemoved", SD_BUS_ARGS("s", memory, "u", index), 0),
         SD_BUS_SIGNAL_WITH_ARGS("ClientConnected",
                                 SD_BUS_ARGS("t", client, "s", name, "s", role, "u", pid, "u", uid), 0),
         SD_BUS_SIGNAL_WITH_ARGS("ClientDisconnected", SD_BUS_ARGS("t", client, "s", name), 0),

@@ -26,6 +26,8 @@ void bus_free(struct broker *broker);
 void bus_client_arrived(struct connection *connection);
 void bus_client_changed(struct connection *connection); /* hung up, but still there */
 void bus_client_left(struct connection *connection);    /* about to be freed */
+void bus_memory_came(struct broker *broker, const struct memory *memory);
+void bus_memory_leaves(struct broker *broker, const struct memory *memory); /* it and its regions are still there */
 void bus_completed(struct broker *broker);
 void bus_fill_changed(struct broker *broker); /* the pager carries it out soon */
 

@@ -32,6 +32,15 @@ static void print_source_lost(const json_object *event) {
                       text_safe(json_text(event, "reason")).s);
 }
 
+static void print_memory_added(const json_object *event) {
+        (void) printf("%s of %s has been plugged in\n", text_safe(json_text(event, "memory")).s,
+                      text_size(json_u64(event, "size")).s);
+}
+
+static void print_memory_removed(const json_object *event) {
+        (void) printf("%s has left\n", text_safe(json_text(event, "memory")).s);
+}
+
 static void print_connected(const json_object *event) {
         (void) printf("client %" PRIu64 " has come: %s, %s, process %" PRIu64 ", user %" PRIu64 "\n",
                       json_u64(event, "client"), text_safe(json_text(event, "name")).s,
@@ -55,6 +64,8 @@ static const struct {
           { "memory", "page", "n_pages", "source", "reason", "left_out" },
           print_page_error },
         { "SourceLost", "source_lost", { "memory", "source", "reason" }, print_source_lost },
+        { "MemoryAdded", "memory_added", { "memory", "index", "size" }, print_memory_added },
+        { "MemoryRemoved", "memory_removed", { "memory", "index" }, print_memory_removed },
         { "ClientConnected", "client_connected", { "client", "name", "role", "pid", "uid" }, print_connected },
         { "ClientDisconnected", "client_disconnected", { "client", "name" }, print_disconnected },
 };
