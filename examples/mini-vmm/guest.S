@@ -169,6 +169,28 @@ verify_mark:
         word_check
         walk_end marks
 
+        /* Memory comes and goes: all of it is summed up, so that the VMM can tell what was seen, and each page is
+         * written to. */
+plugged:
+        in      $PORT_PLUGGED, %eax
+        test    %eax, %eax
+        jz      done
+        mov     %eax, %ecx
+        shl     $9, %rcx
+        mov     $GUEST_PLUG, %edi
+        xor     %eax, %eax
+2:      rol     $1, %rax
+        add     (%rdi), %rax
+        test    $0xfff, %edi
+        jnz     1f
+        notq    (%rdi)
+1:      add     $8, %rdi
+        dec     %rcx
+        jnz     2b
+        out     %al, $PORT_SUM
+        jmp     plugged
+
+done:
         out     %al, $PORT_DONE
 halt:
         hlt

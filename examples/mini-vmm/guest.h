@@ -11,17 +11,23 @@
 /* Where memory goes on behind the hole for devices, as on a PC. */
 #define GUEST_HIGH 0x100000000
 
+/* Where memory appears that is plugged in while the guest runs: in the hole. */
+#define GUEST_PLUG 0x80000000
+#define GUEST_PLUG_MAX 0x40000000
+
 /* Events: the guest writes to one of these ports; what it has to say is in its registers. */
 #define PORT_SNAPSHOT 0xe0
 #define PORT_ALIVE 0xe1
 #define PORT_PROGRESS 0xe2
 #define PORT_MISMATCH 0xe3 /* rdi: address, rax: expected, rdx: found */
 #define PORT_DONE 0xe4     /* rbx: mismatches */
+#define PORT_SUM 0xe5      /* rax: of the memory that was plugged in; the guest does not touch it any more */
 
 /* Questions: the guest reads 32 bits from one of these after it has been restored. */
 #define PORT_INDEX 0xe8      /* which vCPU am I? */
 #define PORT_MULTIPLIER 0xec /* odd: the order in which pages are looked at; 1: ascending */
 #define PORT_WHOLE 0xf0      /* 1: look at every word of a page, 0: at four of them */
+#define PORT_PLUGGED 0xf4    /* how many pages have been plugged in? 0: no more will be */
 
 /* A page is 512 words of 64 bits: WORDS of its value, then one for the mark of each vCPU. */
 #define PAGE_WORDS 504

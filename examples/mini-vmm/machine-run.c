@@ -42,6 +42,17 @@ static int vcpu_note_done(struct vcpu *vcpu) {
         return 0;
 }
 
+static int vcpu_note_sum(struct vcpu *vcpu) {
+        const struct machine_hooks *hooks = &vcpu->machine->hooks;
+        struct kvm_regs regs;
+        int r;
+
+        if (ioctl(vcpu->fd, KVM_GET_REGS, &regs) < 0)
+                return complain(-errno, "/dev/kvm: cannot read registers of vCPU %u", vcpu->index);
+        r = hooks->summed ? hooks->summed(hooks->data, regs.rax) : 0;
+        return r < 0 ? r : 1;
+}
+
 /* Returns 1 to go on, 0 if the guest has come to an end of its doing (a snapshot is wanted, or it is done). */
 static int vcpu_hear(struct vcpu *vcpu, uint16_t port) {
         const struct machine_hooks *hooks = &vcpu->machine->hooks;
@@ -59,6 +70,8 @@ static int vcpu_hear(struct vcpu *vcpu, uint16_t port) {
                 return r < 0 ? complain(r, "/dev/kvm: cannot read registers of vCPU %u", vcpu->index) : 1;
         case PORT_DONE:
                 return vcpu_note_done(vcpu);
+        case PORT_SUM:
+                return vcpu_note_sum(vcpu);
         case PORT_SNAPSHOT:
                 return 0;
         default:
@@ -68,6 +81,7 @@ static int vcpu_hear(struct vcpu *vcpu, uint16_t port) {
 
 static int vcpu_answer(struct vcpu *vcpu, uint16_t port, uint32_t *ret) {
         const struct machine_hooks *hooks = &vcpu->machine->hooks;
+        int r;
 
         switch (port) {
         case PORT_INDEX:
@@ -79,6 +93,9 @@ static int vcpu_answer(struct vcpu *vcpu, uint16_t port, uint32_t *ret) {
         case PORT_WHOLE:
                 *ret = hooks->whole;
                 return 1;
+        case PORT_PLUGGED:
+                r = vcpu->index == 0 && hooks->plugged ? hooks->plugged(hooks->data, ret) : 0;
+                return r < 0 ? r : 1;
         default:
                 return complain(0, "vCPU %u: read port 0x%x, where nothing is", vcpu->index, port);
         }

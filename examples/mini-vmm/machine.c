@@ -49,6 +49,15 @@ int machine_add_slot(struct machine *machine, unsigned slot, const struct region
         return 0;
 }
 
+/* KVM lets go of the mapping before this returns. */
+int machine_remove_slot(struct machine *machine, unsigned slot) {
+        struct kvm_userspace_memory_region memory = { .slot = slot };
+
+        if (ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &memory) < 0)
+                return complain(-errno, KVM_DEVICE ": cannot take memory slot %u away", slot);
+        return 0;
+}
+
 /* Long mode is refused to a vCPU whose CPUID does not have it. */
 static int vcpu_set_cpuid(struct machine *machine, int vcpu) {
         union {

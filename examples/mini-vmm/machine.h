@@ -35,7 +35,11 @@ struct vcpu {
 struct machine_hooks {
         uint32_t multiplier;                      /* PORT_MULTIPLIER */
         uint32_t whole;                           /* PORT_WHOLE */
-        void (*alive)(void *data, unsigned vcpu); /* in the vCPU's thread */
+        void (*alive)(void *data, unsigned vcpu); /* in the vCPU's thread, as all of these */
+        /* The guest asks for more memory: the pages at GUEST_PLUG, 0: there is none. It has summed them up. Both complain and
+         * return a negative errno. NULL: nothing is plugged in. */
+        int (*plugged)(void *data, uint32_t *ret_pages);
+        int (*summed)(void *data, uint64_t sum);
         void *data;
 };
 
@@ -53,6 +57,7 @@ struct machine {
 /* All of these complain and return a negative errno. */
 int machine_open(struct machine *machine);
 int machine_add_slot(struct machine *machine, unsigned slot, const struct region *region);
+int machine_remove_slot(struct machine *machine, unsigned slot);
 int machine_add_vcpu(struct machine *machine);
 
 /* Accepts half-built ones. */

@@ -37,6 +37,8 @@ static const char help[] =
         "    --order=random|ascending   which page comes next (default: random)\n"
         "    --shards=N             userfaultfds per region (default: 1, at most 64)\n"
         "    --fill-after-alive     switch the broker's fill on once the guest is alive (for pagebrokerd --fill=off)\n"
+        "    --plug=NAME:FILE       in the end, plug in the broker's memory NAME (plugged=off), whose source is FILE, for\n"
+        "                           the guest to look at and write to, and take it out; and once more, empty\n"
         "    --json                 the result for programs\n"
         "\n"
         "  mini-vmm arguments --snapshot=DIR\n"
@@ -61,6 +63,7 @@ enum {
         OPTION_ORDER,
         OPTION_SHARDS,
         OPTION_FILL,
+        OPTION_PLUG,
         OPTION_JSON,
 };
 
@@ -83,6 +86,7 @@ static const struct option restore_options[] = {
         { "order", required_argument, NULL, OPTION_ORDER },
         { "shards", required_argument, NULL, OPTION_SHARDS },
         { "fill-after-alive", no_argument, NULL, OPTION_FILL },
+        { "plug", required_argument, NULL, OPTION_PLUG },
         { "json", no_argument, NULL, OPTION_JSON },
         { 0 },
 };
@@ -195,6 +199,9 @@ static int options_take(struct options *options, const struct option *option, co
         case OPTION_FILL:
                 options->fill_after_alive = true;
                 return 1;
+        case OPTION_PLUG:
+                options->plug = text;
+                return 1;
         case OPTION_JSON:
                 options->json = true;
                 return 1;
@@ -212,6 +219,8 @@ static int options_check(struct options *options) {
                 return layout_settle(&options->layout);
         if (options->command == COMMAND_RESTORE && options->eager == (options->pagebroker != NULL))
                 return complain(0, "restore: exactly one of --pagebroker=ADDRESS and --eager is needed");
+        if (options->plug && (options->eager || !strchr(options->plug, ':')))
+                return complain(0, "--plug=NAME:FILE: needs --pagebroker, and both a name and a file");
         if (options->fill_after_alive && options->eager)
                 return complain(0, "--fill-after-alive: needs --pagebroker");
         return 0;

@@ -24,6 +24,7 @@ struct options {
         bool ascending;
         bool whole;
         bool fill_after_alive;
+        const char *plug; /* NAME:FILE */
         bool json;
 };
 

@@ -11,6 +11,7 @@
 #include "complain.h"
 #include "machine.h"
 #include "memory.h"
+#include "plug.h"
 #include "report.h"
 #include "snapshot.h"
 
@@ -25,10 +26,12 @@ struct restored {
         struct machine machine;
         uint64_t start_us, alive_us;
         struct pb_stats alive;
+        struct plug plug; /* --plug */
 };
 
 /* Under every vCPU's feet: this comes last but for the memory. */
 static void restored_done(struct restored *restored) {
+        plug_done(&restored->plug);
         machine_close(&restored->machine);
         memory_close(&restored->memory);
         restored->client = pb_disconnect(restored->client);
@@ -146,6 +149,18 @@ static void restored_alive(void *data, unsigned vcpu) {
                 (void) complain(0, "--fill-after-alive: %s", pb_explain(restored->client));
 }
 
+static int restored_plugged(void *data, uint32_t *ret_pages) {
+        struct restored *restored = data;
+
+        return plug_in(&restored->plug, ret_pages);
+}
+
+static int restored_summed(void *data, uint64_t sum) {
+        struct restored *restored = data;
+
+        return plug_out(&restored->plug, sum);
+}
+
 /* A vCPU that waits for a page waits on, whatever becomes of it: without a look at the broker nothing would end this. */
 static int restored_check(void *data) {
         struct restored *restored = data;
@@ -207,10 +222,15 @@ int restore(const struct options *options, uint64_t start_us) {
         r = restored_build(&restored, regions);
         if (r < 0)
                 return r;
+        r = options->plug ? plug_open(&restored.plug, options->plug, restored.client, &restored.machine) : 0;
+        if (r < 0)
+                return r;
         restored.machine.hooks = (struct machine_hooks) {
                 .multiplier = options->ascending ? 1 : ORDER_RANDOM,
                 .whole = options->whole,
                 .alive = restored_alive,
+                .plugged = options->plug ? restored_plugged : NULL,
+                .summed = restored_summed,
                 .data = &restored,
         };
         r = machine_run_all(&restored.machine, restored_check, &restored);

@@ -3,6 +3,7 @@
  * A guest under KVM looks at every word of its memory and writes into every page, while brokers die at whatever moment
  * that is. In the end it looks at what it wrote.
  */
+#include <stdio.h>
 #include <unistd.h>
 
 #include "tests/integration/basic/support.h"
@@ -53,4 +54,38 @@ TEST(guest, on_two_vcpus_finds_every_byte_over_random_kills) {
         VMM_SNAPSHOT_MAKE(&snapshot, 8 * MIB, "--seed=5");
         restore_over_random_kills(&snapshot, 2 * kill_count(),
                                   (const char *const[]) { "--vcpus=2", "--shards=2", "--check=some", NULL });
+}
+
+/* The broker dies while the VMM is in the middle of a call for the guest's new memory. */
+static void plug_over_death_at(const char *point) {
+        struct kill_order *order = kill_order_new();
+        struct vmm_snapshot snapshot;
+        struct vmm_verdict verdict;
+        struct test_broker broker;
+        struct test_image dimm;
+        char plug[192];
+
+        require_kvm();
+        require_uffd();
+        VMM_SNAPSHOT_MAKE(&snapshot, 4 * MIB);
+        test_image_make(&dimm, &(struct test_image_spec) { .seed = 72, .n_pages = 256 });
+        VMM_BROKER_START_SUPERVISED(&broker, &snapshot, "--fill=off", test_memory("dimm0", &dimm, ",plugged=off"));
+        (void) snprintf(plug, sizeof plug, "--plug=dimm0:%s", dimm.path);
+        kill_order_give(order, point, 0);
+        verdict = VMM_RESTORE(&snapshot, &broker, "--check=some", plug);
+        vmm_verdict_assert_good(&verdict);
+        cr_assert(kill_order_is_done(order), "nobody died at %s", point);
+        test_broker_wait_next(&broker);
+        test_broker_stop(&broker);
+        test_image_unlink(&dimm);
+        vmm_snapshot_unlink(&snapshot);
+        kill_order_free(order);
+}
+
+TEST(guest, finds_memory_that_is_plugged_in_when_the_broker_dies_over_it) {
+        plug_over_death_at("plug-told");
+}
+
+TEST(guest, loses_memory_when_the_broker_dies_over_it) {
+        plug_over_death_at("unplug-hidden");
 }
