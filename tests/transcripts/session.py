@@ -118,6 +118,9 @@ class Session:
     def call(self, name, words, fds):
         self.send(name, words, fds)
         name, lines = self.receive()
+        while name in ("MEMORY", "REGION", "LEAVING"):  # unasked, before the answer
+            name, more = self.receive()
+            lines += more
         return lines + (self.receive()[1] if name == "REFUSED" else [])
 
     # ---- ring ----
