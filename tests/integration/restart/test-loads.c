@@ -144,7 +144,9 @@ TEST(loads, go_on_over_random_kills_with_a_slow_server) {
                 cr_skip_test("built without NBD");
         make_image();
         test_nbd_prepare(&nbd);
-        TEST_NBDKIT(&nbd, "--filter=delay", "file", image.path, "rdelay=3ms");
+        /* One thread a connection: nbdkit (1.32) can end by an assertion of its own if a connection breaks while several of its
+         * threads answer on it. */
+        TEST_NBDKIT(&nbd, "--threads=1", "--filter=delay", "file", image.path, "rdelay=3ms");
         start(&broker, test_nbd_memory("ram0", &nbd, ""), "--seccomp=on");
         go_on_over_random_kills(&broker, 2 * kill_count());
         test_nbd_stop(&nbd);
