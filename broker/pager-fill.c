@@ -176,5 +176,6 @@ uint64_t pager_fill_next(const struct pager *pager, uint64_t now_us) {
         due_us = order_share_due(&pager->share, now_us, pager->options.fill_share);
         if (pager_get_fill_rate(pager) > 0)
                 due_us = max_u64(due_us, pager->fill_limit.due_us);
-        return due_us ?: USEC_INFINITY; /* it waits for reads */
+        /* What is due already waits for reads, whose ends wake us: to look again before that would be to do nothing else. */
+        return due_us > now_us ? due_us : USEC_INFINITY;
 }
