@@ -71,6 +71,7 @@ client_goes_on_over() {
         expect NRestarts "$restarts"
 }
 
+# In this order: of a broker that has just died systemd says "running" until it knows.
 is_another_than() {
-        is SubState running && ! is MainPID "$1"
+        ! is MainPID "$1" && is SubState running
 }
