@@ -14,16 +14,19 @@
 
 #define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
-/* Takes what is left in the pool. */
+#define POOL_MAX 16384u /* whoever has set more aside needs them */
+
+/* Takes what is left in the pool: also what others have set aside before. */
 static int drain_pool(void **ret_addr) {
-        int fd = memory_new(64 * HUGE_2M, HUGE_2M, 0);
+        int fd = memory_new(POOL_MAX * HUGE_2M, HUGE_2M, 0);
         unsigned n = 0;
 
-        *ret_addr = mmap(NULL, 64 * HUGE_2M, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+        *ret_addr = mmap(NULL, POOL_MAX * HUGE_2M, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
         cr_assert(*ret_addr != MAP_FAILED);
-        while (n < 64 && madvise((char *) *ret_addr + n * HUGE_2M, HUGE_2M, MADV_POPULATE_WRITE) == 0)
+        while (n < POOL_MAX && madvise((char *) *ret_addr + n * HUGE_2M, HUGE_2M, MADV_POPULATE_WRITE) == 0)
                 n++;
-        cr_assert(n < 64, "the pool of huge pages has no end");
+        if (n == POOL_MAX)
+                cr_skip_test("the pool of huge pages has %u and more", n);
         return fd;
 }
 
@@ -54,7 +57,7 @@ TEST(hugetlb, punched_page_cannot_be_had_again_from_an_empty_pool) {
         cr_assert(process_vm_writev(getpid(), &local, 1, &remote, 1, 0) < 0 && errno == EFAULT);
         cr_assert(madvise(addr, HUGE_2M, MADV_POPULATE_WRITE) < 0);
         cr_assert_eq(test_run_as((uid_t) -1, store, addr), 128 + SIGBUS);
-        (void) munmap(rest, 64 * HUGE_2M);
+        (void) munmap(rest, POOL_MAX * HUGE_2M);
         (void) munmap(addr, HUGE_2M);
 }
 
