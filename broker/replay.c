@@ -31,6 +31,13 @@ struct notes {
         char *text;
 };
 
+/* Names in a file may be any bytes. An answer on the bus must be text: sd-bus, which cannot send another, leaves the bus. */
+static void make_text(char *line) {
+        for (; *line; line++)
+                if ((unsigned char) *line < ' ' || (unsigned char) *line > '~')
+                        *line = '?';
+}
+
 static void note(struct notes *notes, const char *format, ...) PRINTF_LIKE(2, 3);
 static void note(struct notes *notes, const char *format, ...) {
         char *line = NULL, *more = NULL;
@@ -42,6 +49,7 @@ static void note(struct notes *notes, const char *format, ...) {
         va_end(ap);
         if (n < 0)
                 return;
+        make_text(line);
         if (!notes->text) {
                 notes->text = line;
                 return;

@@ -302,6 +302,31 @@ TEST(working_set, of_another_source_is_replayed_when_forced) {
         end(&scene);
 }
 
+/* A string that is no text would not only go without its answer: the bus library leaves the bus. */
+TEST(working_set, a_name_in_a_file_that_is_no_text_is_answered_all_the_same) {
+        _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        _cleanup_free_ struct pb_working_set_header *file = NULL;
+        struct pb_working_set_memory *memory;
+        struct scene scene;
+        uint64_t size;
+
+        begin(&scene);
+        file = record(&scene, &size);
+        memory = (struct pb_working_set_memory *) (file + 1);
+        (void) snprintf(memory->source, sizeof memory->source, "file:/\xff-\033-\xc3");
+        memory->inode++;
+        begin_again(&scene);
+        send_file(scene.us, file, size, size);
+        cr_assert(sd_bus_call_method(scene.us, SERVICE, VM, VM_INTERFACE, "ReplayWorkingSet", &error, NULL, "b", 0) <
+                  0);
+        cr_assert_str_eq(error.name, ERROR "OtherWorkingSet");
+        cr_assert(strstr(error.message, "file:/?-?-?"), "%s", error.message);
+        send_file(scene.us, file, size, size);
+        replay(scene.us, true, "file:/?-?-?");
+        assert_has_what_was_wanted(&scene);
+        end(&scene);
+}
+
 TEST(working_set, files_that_are_none_are_refused) {
         _cleanup_free_ uint8_t *file = NULL;
         struct scene scene;
