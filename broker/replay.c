@@ -31,7 +31,7 @@ struct notes {
         char *text;
 };
 
-/* Names in a file may be any bytes. An answer on the bus must be text: sd-bus, which cannot send another, leaves the bus. */
+/* Names in a file may be any bytes. An answer on the bus must be text: sd-bus would send none, and who asked would wait. */
 static void make_text(char *line) {
         for (; *line; line++)
                 if ((unsigned char) *line < ' ' || (unsigned char) *line > '~')

@@ -302,7 +302,7 @@ TEST(working_set, of_another_source_is_replayed_when_forced) {
         end(&scene);
 }
 
-/* A string that is no text would not only go without its answer: the bus library leaves the bus. */
+/* With a string that is no text the bus library sends no answer at all. */
 TEST(working_set, a_name_in_a_file_that_is_no_text_is_answered_all_the_same) {
         _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         _cleanup_free_ struct pb_working_set_header *file = NULL;
