@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,9 +41,17 @@ struct recording *recording_free(struct recording *recording) {
         return NULL;
 }
 
+bool source_get_file(const struct source *source, struct pb_working_set_memory *ret) {
+        if (source->fd < 0)
+                return false;
+        ret->device = source->identity[0];
+        ret->inode = source->identity[1];
+        ret->modified_ns = source->identity[3] * 1000000000ull + source->identity[4];
+        return true;
+}
+
 static void describe(struct pb_working_set_memory *ret, const struct memory *memory) {
         const struct source *source = memory->source;
-        struct stat st;
 
         *ret = (struct pb_working_set_memory) {
                 .size = memory->size,
@@ -54,11 +61,7 @@ static void describe(struct pb_working_set_memory *ret, const struct memory *mem
         };
         (void) snprintf(ret->name, sizeof ret->name, "%s", memory->name);
         (void) snprintf(ret->source, sizeof ret->source, "%s", source->name ?: "");
-        if (source->fd < 0 || fstat(source->fd, &st) < 0)
-                return;
-        ret->device = st.st_dev;
-        ret->inode = st.st_ino;
-        ret->modified_ns = (uint64_t) st.st_mtim.tv_sec * 1000000000ull + (uint64_t) st.st_mtim.tv_nsec;
+        (void) source_get_file(source, ret);
 }
 
 int recording_new(struct recording **ret, const char *vm, struct memory *const memories[], unsigned n_memories) {

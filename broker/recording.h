@@ -2,11 +2,13 @@
 /* What a recorder writes into, and what is left of it after the mark: the parts of a file, protocol/working-set.h. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "protocol/working-set.h"
 
 struct memory;
+struct source;
 
 struct recording {
         struct pb_working_set_header header; /* header.started_us tells one from another */
@@ -18,6 +20,10 @@ struct recording {
         uint64_t pages;
         uint64_t start_us; /* CLOCK_MONOTONIC */
 };
+
+/* Which file it is, as it was opened. Not by asking again: a file system that is silent would keep the control thread. False: it
+ * is none. */
+bool source_get_file(const struct source *source, struct pb_working_set_memory *ret);
 
 /* -ENOMEM */
 int recording_new(struct recording **ret, const char *vm, struct memory *const memories[], unsigned n_memories);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "broker/memory.h"
+#include "broker/recording.h"
 #include "broker/source.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
@@ -64,14 +65,13 @@ static void note(struct notes *notes, const char *format, ...) {
 /* Is it the same file? By what the file system says, if it said so both times; then its path may have changed. */
 static bool is_same_source(const struct pb_working_set_memory *from, const struct memory *memory) {
         const struct source *source = memory->source;
-        struct stat st;
+        struct pb_working_set_memory is;
 
         if (source->size != from->source_size || memory->source_offset != from->source_offset)
                 return false;
-        if (from->inode == 0 || source->fd < 0 || fstat(source->fd, &st) < 0)
+        if (from->inode == 0 || !source_get_file(source, &is))
                 return strcmp(source->name ?: "", from->source) == 0;
-        return st.st_dev == from->device && st.st_ino == from->inode &&
-               (uint64_t) st.st_mtim.tv_sec * 1000000000ull + (uint64_t) st.st_mtim.tv_nsec == from->modified_ns;
+        return is.device == from->device && is.inode == from->inode && is.modified_ns == from->modified_ns;
 }
 
 static void compare_memory(const struct pb_working_set_memory *from, const struct memory *memory, struct notes *notes) {
