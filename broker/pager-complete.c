@@ -35,6 +35,8 @@ void pager_check_filled(struct pager *pager) {
                 session_wake(session);
         if (pager_is_complete(pager)) {
                 pager->fill_on = false;
+                /* It may have pages to look at still, all of them present, and nobody would let it do that any more. */
+                pager_fill_stop(pager);
                 atomic_store_explicit(&pager->fill_on_now, false, memory_order_relaxed);
                 pager->events.completed(pager->events.data);
         }

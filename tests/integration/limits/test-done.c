@@ -131,6 +131,21 @@ TEST(done, ring_that_read_is_gone) {
         stop(&broker);
 }
 
+/* Its first step is taken at once, its second one is due long after everything is there. */
+TEST(done, fill_that_is_under_way_is_given_up) {
+        struct test_broker broker;
+        pb_client *client;
+
+        test_image_make(&image, &(struct test_image_spec) { .seed = 78, .n_pages = PAGES });
+        TEST_BROKER_START(&broker, TEST_MEMORY("ram0", &image), "--fill=on", "--fill-rate=1");
+        client = test_connect(&broker, PB_ROLE_VMM);
+        cr_assert(EVENTUALLY(get_stats(client).pages_present > 0));
+        cr_assert(ensure_is_right(client, images, 0, PAGES * TEST_PAGE));
+        cr_assert(is_taken_down(&broker));
+        client = test_disconnect(client);
+        stop(&broker);
+}
+
 /* A read that was given up holds its buffer until it is answered: everything else is there by then. */
 TEST(done, waits_for_the_last_late_answer) {
         struct test_broker broker;
