@@ -66,6 +66,8 @@ int options_parse_size(const char *text, uint64_t *ret) {
 int parse_size_of(const char *option, const char *key, const char *text, uint64_t *ret) {
         int r = options_parse_size(text, ret);
 
+        if (r < 0 && !key)
+                return complain("--%s: '%s': not a size; give bytes, or a number with K, M, G or T", option, text);
         if (r < 0)
                 return complain("--%s: %s=%s: not a size; give bytes, or a number with K, M, G or T", option, key, text);
         return 0;
@@ -169,7 +171,7 @@ int parse_seconds(const char *option, const char *text, uint64_t *ret_us) {
 }
 
 int parse_fault_around(const char *text, uint64_t *ret) {
-        int r = parse_size_of("fault-around", "size", text, ret);
+        int r = parse_size_of("fault-around", NULL, text, ret);
 
         if (r < 0)
                 return r;
@@ -180,7 +182,7 @@ int parse_fault_around(const char *text, uint64_t *ret) {
 
 int parse_read_around(const char *text, unsigned *ret) {
         uint64_t size;
-        int r = parse_size_of("read-around", "size", text, &size);
+        int r = parse_size_of("read-around", NULL, text, &size);
 
         if (r < 0)
                 return r;

@@ -16,6 +16,7 @@ int complain(const char *format, ...) PRINTF_LIKE(1, 2);
 /* What is complained about from now on stands in this line of this file (not copied); 0: on the command line. */
 void complain_about_line(const char *path, int number);
 
+/* key: what of an option with several; NULL: the option has nothing else. */
 int parse_size_of(const char *option, const char *key, const char *text, uint64_t *ret);
 int parse_name(const char *option, const char *text, char ret[PB_NAME_SIZE]);
 int parse_switch(const char *option, const char *text, bool *ret);

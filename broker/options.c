@@ -77,7 +77,7 @@ static int parse_reader(const char *text, enum reader_kind *ret) {
 static int parse_client_bytes(const char *text, unsigned *ret_slices) {
         const uint64_t slice = SLICE_PAGES * PB_PAGE_BYTES;
         uint64_t bytes;
-        int r = parse_size_of("client-bytes", "size", text, &bytes);
+        int r = parse_size_of("client-bytes", NULL, text, &bytes);
 
         if (r < 0)
                 return r;
@@ -192,7 +192,7 @@ static int parse_option(struct options *options, int option, char *text) {
         case OPTION_FILL:
                 return parse_switch("fill", text, &options->pager.fill);
         case OPTION_FILL_RATE:
-                return parse_size_of("fill-rate", "size", text, &options->pager.fill_rate);
+                return parse_size_of("fill-rate", NULL, text, &options->pager.fill_rate);
         case OPTION_FILL_SHARE:
                 r = parse_number("fill-share", text, 0, 100, &number);
                 options->pager.fill_share = (unsigned) number;
@@ -202,7 +202,7 @@ static int parse_option(struct options *options, int option, char *text) {
         case OPTION_READ_AROUND:
                 return parse_read_around(text, &options->pager.around);
         case OPTION_MEMORY_HEADROOM:
-                return parse_size_of("memory-headroom", "size", text, &options->memory_headroom);
+                return parse_size_of("memory-headroom", NULL, text, &options->memory_headroom);
         case OPTION_COLLAPSE:
                 return parse_switch("collapse", text, &options->collapse);
         case OPTION_GIGANTIC_FAULTS:
