@@ -136,6 +136,8 @@ int brokers_find(const struct ctl *ctl, struct brokers *ret) {
         struct brokers session;
         int r = open_and_list(ctl->bus ?: "system", ret);
 
+        if (ctl->bus && r == -ENOMEDIUM)
+                return complain(STATUS_FAILURE, "--bus=%s: no such bus here ($DBUS_SESSION_BUS_ADDRESS)", ctl->bus);
         if (ctl->bus)
                 return r < 0 ? complain(STATUS_FAILURE, "the bus %s cannot be reached: %s", ctl->bus, strerror(-r))
                              : STATUS_OK;
