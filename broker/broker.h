@@ -143,7 +143,8 @@ void broker_set_fill(struct broker *broker, bool on, uint64_t rate, const char *
 void broker_begin_fill(struct broker *broker, struct pager_options *pager);
 
 struct broker_counters {
-        uint64_t pages_total, pages_data, pages_present, pages_fetched, pages_poisoned, pages_in_flight;
+        uint64_t pages_total, pages_data, pages_present, pages_fetched, pages_poisoned, pages_left_out,
+                pages_in_flight;
         uint64_t faults_linked, faults_peer, bytes_fetched;
         unsigned clients, peers, sources_lost;
         bool complete, fill;

@@ -198,6 +198,7 @@ static int call_stats(struct connection *connection, const union call *call) {
         reply.complete = counters.complete;
         reply.fill = counters.fill;
         reply.sources_lost = counters.sources_lost;
+        reply.pages_left_out = counters.pages_left_out;
         (void) connection_send(connection, &reply, sizeof reply, NULL, 0);
         return 0;
 }

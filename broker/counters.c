@@ -30,6 +30,7 @@ void broker_count(struct broker *broker, struct broker_counters *ret) {
                 ret->pages_present += atomic_load_explicit(&memory->pages_present, memory_order_relaxed);
                 ret->pages_fetched += atomic_load_explicit(&memory->pages_fetched, memory_order_relaxed);
                 ret->pages_poisoned += atomic_load_explicit(&memory->pages_poisoned, memory_order_relaxed);
+                ret->pages_left_out += atomic_load_explicit(&memory->pages_left_out, memory_order_relaxed);
                 ret->pages_in_flight += atomic_load_explicit(&memory->pages_in_flight, memory_order_relaxed);
         }
 }

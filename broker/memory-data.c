@@ -14,20 +14,54 @@
 /* #syscalls:broker clock_nanosleep */
 
 /* Mapped: what is never written costs nothing, and it is written only where there is data. */
-int memory_make_data_map(struct memory *memory) {
+static int make_map(const struct memory *memory, uint64_t **ret) {
         void *map = mmap(NULL, presence_bitmap_size(memory->n_pages), PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
         if (map == MAP_FAILED)
                 return -errno;
-        memory->data = map;
+        *ret = map;
         return 0;
 }
 
+static void free_map(const struct memory *memory, uint64_t **map) {
+        if (*map)
+                (void) munmap(*map, presence_bitmap_size(memory->n_pages));
+        *map = NULL;
+}
+
+int memory_make_data_map(struct memory *memory) {
+        int r = make_map(memory, &memory->data);
+
+        return r < 0 ? r : make_map(memory, &memory->left_out);
+}
+
 void memory_free_data_map(struct memory *memory) {
-        if (memory->data)
-                (void) munmap(memory->data, presence_bitmap_size(memory->n_pages));
-        memory->data = NULL;
+        free_map(memory, &memory->data);
+        free_map(memory, &memory->left_out);
+}
+
+uint64_t memory_left_out_mask(const struct memory *memory, uint64_t slice) {
+        if (atomic_load_explicit(&memory->pages_left_out, memory_order_relaxed) == 0)
+                return 0;
+        return __atomic_load_n(&memory->left_out[slice], __ATOMIC_RELAXED);
+}
+
+void memory_leave_out(struct memory *memory, uint64_t slice, uint64_t mask) {
+        uint64_t before = __atomic_fetch_or(&memory->left_out[slice], mask, __ATOMIC_RELAXED);
+
+        atomic_fetch_add_explicit(&memory->pages_left_out, (unsigned) __builtin_popcountll(mask & ~before),
+                                  memory_order_relaxed);
+}
+
+void memory_take_back(struct memory *memory, uint64_t slice, uint64_t mask) {
+        uint64_t before;
+
+        if (!(memory_left_out_mask(memory, slice) & mask))
+                return;
+        before = __atomic_fetch_and(&memory->left_out[slice], ~mask, __ATOMIC_RELAXED);
+        atomic_fetch_sub_explicit(&memory->pages_left_out, (unsigned) __builtin_popcountll(mask & before),
+                                  memory_order_relaxed);
 }
 
 uint64_t memory_data_mask(const struct memory *memory, uint64_t slice) {

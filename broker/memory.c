@@ -86,6 +86,7 @@ void memory_poison(struct memory *memory, uint64_t slice, uint64_t mask, int err
                         .error = error,
                 };
         (void) pthread_mutex_unlock(&memory->reasons_lock);
+        memory_take_back(memory, slice, mask);
         atomic_fetch_add_explicit(&memory->pages_poisoned, (unsigned) __builtin_popcountll(mask), memory_order_relaxed);
         if ((uint32_t) mask)
                 order_poison_set(&words[0], (uint32_t) mask);

@@ -61,10 +61,18 @@ struct memory {
         uint32_t *present; /* inside the map */
         uint32_t *poison;
         uint64_t *data; /* a word a slice; see memory_data_mask() */
+        uint64_t *left_out; /* the same; see memory_left_out_mask() */
 
         struct order_locality locality; /* of cold reads; the pager's */
 
         struct failing failing; /* its reads; the pager's */
+
+        /* Of the fill, the pager's. */
+        uint64_t fill_present;  /* pages when the pass began */
+        bool fill_gives_up;     /* the pass before brought nothing: what fails now is left out */
+        uint64_t left_out_said; /* as many pages the log has been told of */
+        uint64_t left_out_page; /* the first of this pass ... */
+        int left_out_error;     /* ... and why; 0: none */
 
         struct source *source;
         struct checksums *checksums; /* of the source's blocks; NULL: none */
@@ -84,6 +92,7 @@ struct memory {
         atomic_uint_fast64_t pages_present;
         atomic_uint_fast64_t pages_fetched;  /* of the present ones: came from data of the source */
         atomic_uint_fast64_t pages_poisoned;
+        atomic_uint_fast64_t pages_left_out; /* absent, and the fill tries them no more */
         atomic_uint_fast64_t pages_in_flight;
         atomic_uint_fast64_t reads_failed;   /* tries */
         atomic_uint_fast64_t pages_data;     /* pages the source has data for; 0 until counted */
@@ -140,6 +149,11 @@ void memory_count_data(struct memory *memory);
 
 /* memory-data.c: those of a slice, all while it has not been counted. */
 uint64_t memory_data_mask(const struct memory *memory, uint64_t slice);
+/* Absent pages that the fill leaves out. Changed by who owns the pages, or under the shard's lock: whoever brings, poisons or
+ * heals them takes them back. */
+uint64_t memory_left_out_mask(const struct memory *memory, uint64_t slice);
+void memory_leave_out(struct memory *memory, uint64_t slice, uint64_t mask);
+void memory_take_back(struct memory *memory, uint64_t slice, uint64_t mask);
 int memory_make_data_map(struct memory *memory);
 void memory_free_data_map(struct memory *memory);
 

@@ -1,25 +1,51 @@
 /* SPDX-License-Identifier: MIT */
 /* The background fill: a request for everything, of the lowest class, issued when nobody else wants anything, and a little
  * now and then when somebody always does. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "broker/memory.h"
 #include "broker/pager-internal.h"
+#include "broker/source.h"
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/macro.h"
 
 /* 8 MiB under way. */
 #define FILL_WINDOW 32u
-/* After a pass that left pages out, because their source failed, it looks again. */
+/* After a pass that did not bring every page, because their source failed, it looks again: twice. A page that fails also in
+ * the pass after one that brought nothing is left out, until it is healed or somebody wants it. */
 #define FILL_PAUSE_US (5 * USEC_PER_SEC)
 
 static struct pager *pager_of(struct request *request) {
         return CONTAINER_OF(request, struct pager, fill);
 }
 
+static void say_left_out(struct memory *memory) {
+        uint64_t n = atomic_load_explicit(&memory->pages_left_out, memory_order_relaxed);
+
+        /* Healing makes it try them again now and then: that is said no more until all of them have come. */
+        if (memory->left_out_error && n > memory->left_out_said)
+                log_warning("memory %s: the background fill leaves out %" PRIu64 " pages that source %s does not give; what "
+                            "failed last begins with page %" PRIu64 " (offset 0x%llx): %s; they are read again when somebody "
+                            "wants them or they are healed",
+                            memory->name, n, memory->source->name, memory->left_out_page,
+                            memory->left_out_page * PB_PAGE_BYTES, source_error_text(memory->left_out_error));
+        if (n == 0 || n > memory->left_out_said)
+                memory->left_out_said = n;
+        memory->left_out_error = 0;
+}
+
+static void end_pass(struct memory *memory) {
+        memory->fill_gives_up = atomic_load_explicit(&memory->pages_present, memory_order_relaxed) == memory->fill_present;
+        say_left_out(memory);
+}
+
 static void fill_complete(struct request *request, int result) {
         struct pager *pager = pager_of(request);
 
+        if (!request->forgotten)
+                end_pass(request->ranges[0].memory);
         request_unlist(request);
         request_done(request);
         pager->fill_active = false;
@@ -46,7 +72,8 @@ static bool memory_is_full(const struct memory *memory) {
         if (atomic_load_explicit(&memory->hidden, memory_order_relaxed))
                 return true;
         return atomic_load_explicit(&memory->pages_present, memory_order_relaxed) +
-                       atomic_load_explicit(&memory->pages_poisoned, memory_order_relaxed) >=
+                       atomic_load_explicit(&memory->pages_poisoned, memory_order_relaxed) +
+                       atomic_load_explicit(&memory->pages_left_out, memory_order_relaxed) >=
                memory->n_pages;
 }
 
@@ -68,6 +95,8 @@ static bool fill_start(struct pager *pager, uint64_t now_us) {
                 .memory = pager->memories[pager->fill_memory],
                 .count = pager->memories[pager->fill_memory]->n_pages,
         };
+        pager->memories[pager->fill_memory]->fill_present =
+                atomic_load_explicit(&pager->memories[pager->fill_memory]->pages_present, memory_order_relaxed);
         pager->fill.n_ranges = 1;
         pager->fill.best_effort = true;
         if (request_init(&pager->fill, &pager->driver, CLASS_FILL, FILL_WINDOW, &fill_ops) < 0) {
@@ -100,7 +129,7 @@ static uint64_t fill_next_bytes(const struct request *request) {
         for (unsigned looked = 0; page < end && looked < 1024; looked++, page = (page | (SLICE_PAGES - 1)) + 1) {
                 uint64_t mask = slice_mask(page, min_u64(page | (SLICE_PAGES - 1), end - 1));
 
-                mask &= ~memory_present_mask(memory, slice_of(page));
+                mask &= ~(memory_present_mask(memory, slice_of(page)) | memory_left_out_mask(memory, slice_of(page)));
                 if (mask)
                         return (unsigned) __builtin_popcountll(mask & memory_data_mask(memory, slice_of(page))) *
                                PB_PAGE_BYTES;

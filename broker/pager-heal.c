@@ -21,16 +21,17 @@ static uint64_t heal_slices(struct memory *memory, uint64_t first, uint64_t n) {
                 if (slice == slice_of(last))
                         mask &= slice_mask(begin, last);
                 /* Without the lock: a page that is poisoned just now is not what was meant to be healed. */
-                if (memory_poison_mask(memory, slice) & mask)
+                if ((memory_poison_mask(memory, slice) | memory_left_out_mask(memory, slice)) & mask)
                         healed += (unsigned) __builtin_popcountll(slice_heal(memory, slice, mask));
         }
         return healed;
 }
 
 int pager_heal(struct pager *pager, struct memory *memory, uint64_t first, uint64_t n, uint64_t *ret_healed) {
+        bool left_out = atomic_load_explicit(&memory->pages_left_out, memory_order_relaxed) > 0;
         int r;
 
-        if (atomic_load_explicit(&memory->pages_poisoned, memory_order_relaxed) == 0) {
+        if (!left_out && atomic_load_explicit(&memory->pages_poisoned, memory_order_relaxed) == 0) {
                 *ret_healed = 0;
                 return 0;
         }
@@ -39,6 +40,8 @@ int pager_heal(struct pager *pager, struct memory *memory, uint64_t first, uint6
         if (r < 0)
                 return r;
         *ret_healed = heal_slices(memory, first, n);
+        if (left_out)
+                pager_fill_again(pager);
         if (*ret_healed == 0)
                 return 0;
         memory_forget_reasons(memory, first, n);

@@ -35,6 +35,7 @@ void publish_pages(struct pager *pager, struct memory *memory, uint64_t slice, u
         }
         KILL_POINT("woken");
         waits_done(slice_settle(memory, slice, mask, 0));
+        memory_take_back(memory, slice, mask);
         if (backed)
                 peers_hint(memory, slice, backed);
         if (atomic_fetch_add_explicit(&memory->pages_present, n, memory_order_acq_rel) + n == memory->n_pages)
@@ -49,9 +50,9 @@ void publish_failure(struct memory *memory, uint64_t slice, uint64_t mask, int e
         waits_done(slice_settle(memory, slice, mask, error));
 }
 
-uint64_t publish_unwanted(struct memory *memory, uint64_t slice, uint64_t mask, int error) {
+uint64_t publish_unwanted(struct memory *memory, uint64_t slice, uint64_t mask, int error, bool leave_out) {
         uint64_t demanded;
 
-        waits_done(slice_settle_unwanted(memory, slice, mask, error, &demanded));
+        waits_done(slice_settle_unwanted(memory, slice, mask, error, leave_out, &demanded));
         return demanded;
 }

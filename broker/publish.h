@@ -2,6 +2,7 @@
 /* The end of a page's way: its bit, the wake-up, and who is told. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct memory;
@@ -21,4 +22,4 @@ void publish_poison(struct memory *memory, uint64_t slice, uint64_t mask, int re
 void publish_failure(struct memory *memory, uint64_t slice, uint64_t mask, int error);
 
 /* The same for a hint or the fill, but pages that a demand waits for stay the caller's. Returns their mask. */
-uint64_t publish_unwanted(struct memory *memory, uint64_t slice, uint64_t mask, int error);
+uint64_t publish_unwanted(struct memory *memory, uint64_t slice, uint64_t mask, int error, bool leave_out);

@@ -210,7 +210,7 @@ enum request_step request_issue(struct pager *pager, struct request *request, un
         assert(!request->parked);
         while (max_slices > 0 && !request_all_issued(request) && request_result(request) == 0) {
                 struct page_range *range = &request->ranges[request->range];
-                uint64_t page, slice, last, claimed;
+                uint64_t page, slice, last, mask, claimed;
                 struct wait *wait;
                 int r;
 
@@ -233,7 +233,10 @@ enum request_step request_issue(struct pager *pager, struct request *request, un
                         request_record(pager, request, range, slice, slice_mask(page, last));
                 /* Counted before it is attached: it may be satisfied at once. */
                 (void) atomic_fetch_add(&request->outstanding, 1);
-                r = slice_want(range->memory, slice, slice_mask(page, last),
+                mask = slice_mask(page, last);
+                if (request->class == CLASS_FILL)
+                        mask &= ~memory_left_out_mask(range->memory, slice);
+                r = slice_want(range->memory, slice, mask,
                                range->overwrite         ? SLICE_TAKE_OVER
                                : request->best_effort ? SLICE_SKIP_POISONED
                                                       : 0,

@@ -223,13 +223,18 @@ static void note_lost(struct pager *pager, struct memory *memory) {
 
 static void give_up(struct pager *pager, struct memory *memory, uint64_t slice, uint64_t mask, int error,
                     enum request_class class) {
+        /* Of a source that has changed everything would be left out, and that has been said. */
+        bool tell, leave_out = class == CLASS_FILL && error != -ESTALE && memory->fill_gives_up;
         uint32_t left_out;
         uint64_t demanded;
-        bool tell;
 
         if (error == -ESTALE)
                 note_lost(pager, memory);
-        demanded = publish_unwanted(memory, slice, mask, error);
+        demanded = publish_unwanted(memory, slice, mask, error, leave_out);
+        if (leave_out && mask != demanded && !memory->left_out_error) {
+                memory->left_out_page = slice * SLICE_PAGES + (unsigned) __builtin_ctzll(mask & ~demanded);
+                memory->left_out_error = error;
+        }
         if (!demanded)
                 return;
         if (!class_is_demand(class) && error != -ESTALE) {

@@ -327,7 +327,7 @@ static struct wait *settle_locked(struct slice *slice, uint64_t mask, int result
         return list;
 }
 
-struct wait *slice_settle_unwanted(struct memory *memory, uint64_t index, uint64_t mask, int result,
+struct wait *slice_settle_unwanted(struct memory *memory, uint64_t index, uint64_t mask, int result, bool leave_out,
                                    uint64_t *ret_demanded) {
         struct slice_shard *shard = shard_lock(memory, index);
         struct slice *slice = slice_find(shard, index);
@@ -336,6 +336,9 @@ struct wait *slice_settle_unwanted(struct memory *memory, uint64_t index, uint64
 
         assert(slice && (slice->installing & mask) == mask);
         demanded = result < 0 ? slice_demanded(slice) & mask : 0;
+        /* Before anybody else can have them, who may bring them. */
+        if (leave_out)
+                memory_leave_out(memory, index, mask & ~demanded);
         list = settle_locked(slice, mask & ~demanded, result);
         slice_put(shard, slice);
         shard_unlock(shard);
@@ -373,9 +376,11 @@ struct wait *slice_poison(struct memory *memory, uint64_t index, uint64_t mask, 
 
 uint64_t slice_heal(struct memory *memory, uint64_t index, uint64_t mask) {
         struct slice_shard *shard = shard_lock(memory, index);
+        const uint64_t healed = mask;
 
         mask &= memory_poison_mask(memory, index);
         clear_poison(memory, index, mask);
+        memory_take_back(memory, index, healed);
         shard_unlock(shard);
         return mask;
 }

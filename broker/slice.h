@@ -115,14 +115,16 @@ uint64_t slice_start_install(struct memory *memory, uint64_t slice, const struct
  * other than 0 finishes a wait at once. */
 struct wait *slice_settle(struct memory *memory, uint64_t slice, uint64_t mask, int result);
 
-/* As slice_settle() with a failure, for the pages that no demand waits for. The others stay installing: their mask. */
-struct wait *slice_settle_unwanted(struct memory *memory, uint64_t slice, uint64_t mask, int result,
+/* As slice_settle() with a failure, for the pages that no demand waits for. The others stay installing: their mask.
+ * `leave_out`: the fill is not to try them again. */
+struct wait *slice_settle_unwanted(struct memory *memory, uint64_t slice, uint64_t mask, int result, bool leave_out,
                                    uint64_t *ret_demanded);
 
 /* As slice_settle() with a failure, and sets the poison bits under the same lock. */
 struct wait *slice_poison(struct memory *memory, uint64_t slice, uint64_t mask, int reason);
 
-/* poisoned -> absent for what of `mask` is poisoned: returns it. Nobody waits for a poisoned page. */
+/* poisoned -> absent for what of `mask` is poisoned: returns it. Nobody waits for a poisoned page. What the fill left out
+ * it tries again. */
 uint64_t slice_heal(struct memory *memory, uint64_t slice, uint64_t mask);
 
 /* Takes a wait out of its slice if it is still there: true if it was. */

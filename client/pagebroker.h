@@ -147,6 +147,7 @@ struct pb_stats {
         uint32_t complete;        /* 1: every page of every memory is present */
         uint32_t fill;            /* 1: the background fill is on */
         uint64_t sources_lost;    /* memories whose source has changed since the start: what is absent cannot be had */
+        uint64_t pages_left_out;  /* absent, and the background fill tries them no more: their source does not give them */
 };
 
 /*

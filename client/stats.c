@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Counters, the broker's and our own, and the fill switch. */
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "client/client.h"
@@ -55,7 +56,8 @@ int pb_get_stats(pb_client *client, struct pb_stats *ret) {
 
         if (r < 0)
                 return r;
-        r = ret->size < sizeof stats ? -EINVAL : ask_stats(client, &reply);
+        /* A program that was built before there was a last field does without it. */
+        r = ret->size < offsetof(struct pb_stats, pages_left_out) ? -EINVAL : ask_stats(client, &reply);
         if (r < 0)
                 return fail(client, FAILURE_GET_STATS, r);
         stats = (struct pb_stats) {
@@ -73,6 +75,7 @@ int pb_get_stats(pb_client *client, struct pb_stats *ret) {
                 .complete = reply.complete,
                 .fill = reply.fill,
                 .sources_lost = reply.sources_lost,
+                .pages_left_out = reply.pages_left_out,
         };
         copy_out(ret, ret->size, &stats, sizeof stats);
         return 0;

@@ -239,7 +239,8 @@ struct pb_message_stats_reply {
         uint32_t complete;
         uint32_t fill;
         uint64_t sources_lost;
-        uint64_t reserved[3]; /* zero */
+        uint64_t pages_left_out; /* by the fill */
+        uint64_t reserved[2]; /* zero */
 };
 
 static_assert(sizeof(struct pb_message_header) == 16, "contract");

@@ -36,7 +36,7 @@ struct vm_view {
         const char *name, *version, *state;
         uint32_t pid, sources_lost, clients, peers, client_limit;
         uint64_t epoch, started_us, completed_us;
-        uint64_t pages_total, pages_data, pages_present, pages_fetched, pages_poisoned, pages_in_flight;
+        uint64_t pages_total, pages_data, pages_present, pages_fetched, pages_poisoned, pages_in_flight, pages_left_out;
         uint64_t bytes_fetched, fill_rate, fill_speed, fill_ends_us, faults_linked, faults_peer;
         uint64_t recording_since_us, recorded_pages, recorded_entries, replay_pages, replayed_pages;
         double fill_progress;
@@ -53,7 +53,7 @@ struct source_view {
         uint32_t index;
         const char *memory, *address;
         uint64_t offset, size, backing_size;
-        uint64_t pages_total, pages_data, pages_present, pages_fetched, pages_poisoned, pages_in_flight;
+        uint64_t pages_total, pages_data, pages_present, pages_fetched, pages_poisoned, pages_in_flight, pages_left_out;
         uint64_t bytes_fetched, reads_failed;
         int lost;
 };

@@ -20,7 +20,8 @@ const char *bus_vm_state(const struct broker *broker) {
                 return "complete";
         for (unsigned i = 0; i < broker->n_memories; i++)
                 degraded = degraded || (bus_shows_memory(broker->memories[i]) && (atomic_load_explicit(&broker->memories[i]->source_lost, memory_order_relaxed) ||
-                           atomic_load_explicit(&broker->memories[i]->pages_poisoned, memory_order_relaxed) > 0));
+                           atomic_load_explicit(&broker->memories[i]->pages_poisoned, memory_order_relaxed) > 0 ||
+                           atomic_load_explicit(&broker->memories[i]->pages_left_out, memory_order_relaxed) > 0));
         return degraded ? "degraded" : "restoring";
 }
 
@@ -89,6 +90,7 @@ static int find_vm(sd_bus *sdbus, const char *path, const char *interface, void 
                 .pages_present = counters.pages_present,
                 .pages_fetched = counters.pages_fetched,
                 .pages_poisoned = counters.pages_poisoned,
+                .pages_left_out = counters.pages_left_out,
                 .pages_in_flight = counters.pages_in_flight,
                 .bytes_fetched = counters.bytes_fetched,
                 .sources_lost = counters.sources_lost,
@@ -207,6 +209,7 @@ static const sd_bus_vtable vm_vtable[] = {
         PROPERTY("PagesPresent", "t", pages_present, 0),
         PROPERTY("PagesFetched", "t", pages_fetched, 0),
         PROPERTY("PagesPoisoned", "t", pages_poisoned, 0),
+        PROPERTY("PagesLeftOut", "t", pages_left_out, 0),
         PROPERTY("PagesInFlight", "t", pages_in_flight, 0),
         PROPERTY("BytesFetched", "t", bytes_fetched, 0),
         PROPERTY("SourcesLost", "u", sources_lost, 0),

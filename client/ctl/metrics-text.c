@@ -64,6 +64,8 @@ static const struct metric source_metrics[] = {
           "Pages queued, being read or being installed." },
         { "pagebroker_memory_pages_poisoned", "pages_poisoned", false, NUMBER, NULL,
           "Pages that could not be had from the source." },
+        { "pagebroker_memory_pages_left_out", "pages_left_out", false, NUMBER, NULL,
+          "Pages that the fill could not read and nobody has wanted since." },
         { "pagebroker_source_fetched_bytes", "bytes_fetched", true, NUMBER, "bytes", "Installed from the source." },
         { "pagebroker_source_reads_failed", "reads_failed", true, NUMBER, NULL, "Reads that failed or came too late." },
         { "pagebroker_source_lost", "lost", false, BOOLEAN, NULL,

@@ -42,6 +42,7 @@ static const struct {
         COUNTER(pages_total),    COUNTER(pages_data),      COUNTER(pages_present), COUNTER(pages_data_present),
         COUNTER(pages_poisoned), COUNTER(pages_in_flight), COUNTER(faults_linked), COUNTER(faults_peer),
         COUNTER(bytes_fetched),  COUNTER(clients),         COUNTER(peers),         COUNTER(sources_lost),
+        COUNTER(pages_left_out),
 #undef COUNTER
 };
 

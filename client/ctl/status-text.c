@@ -48,7 +48,8 @@ static void print_latency(const json_object *vm) {
 static void print_pages(const json_object *vm) {
         uint64_t data = json_u64(vm, "pages_data"), data_present = json_u64(vm, "pages_data_present"),
                  total = json_u64(vm, "pages_total"), present = json_u64(vm, "pages_present"),
-                 poisoned = json_u64(vm, "pages_poisoned"), lost = json_u64(vm, "sources_lost");
+                 poisoned = json_u64(vm, "pages_poisoned"), left_out = json_u64(vm, "pages_left_out"),
+                 lost = json_u64(vm, "sources_lost");
 
         (void) printf("data here    %" PRIu64 " of %" PRIu64 " pages of 4 KiB (%s)\n", data_present, data,
                       text_percent(data_present, data).s);
@@ -57,6 +58,9 @@ static void print_pages(const json_object *vm) {
         (void) printf("in flight    " COUNTED_FORMAT "\n", COUNTED(json_u64(vm, "pages_in_flight"), "page"));
         (void) printf("poisoned     " COUNTED_FORMAT "%s\n", COUNTED(poisoned, "page"),
                       poisoned > 0 ? ": could not be read from the source" : "");
+        if (left_out > 0)
+                (void) printf("left out     " COUNTED_FORMAT ": the fill could not read what nobody has wanted yet\n",
+                              COUNTED(left_out, "page"));
         if (lost > 0)
                 (void) printf("source       changed since the start; absent pages cannot be had (" COUNTED_FORMAT ")\n",
                               MEMORIES(lost));
@@ -78,7 +82,7 @@ void status_print(const json_object *vm) {
 }
 
 void status_print_line(const json_object *vm) {
-        uint64_t poisoned = json_u64(vm, "pages_poisoned");
+        uint64_t poisoned = json_u64(vm, "pages_poisoned"), left_out = json_u64(vm, "pages_left_out");
 
         (void) printf("%5.1f %% of the data, %5.1f %% of the memory, " COUNTED_FORMAT " by peers, %" PRIu64
                       " by linked clients, ",
@@ -87,19 +91,22 @@ void status_print_line(const json_object *vm) {
                       COUNTED(json_u64(vm, "faults_peer"), "fault"), json_u64(vm, "faults_linked"));
         if (poisoned > 0)
                 (void) printf(COUNTED_FORMAT " poisoned, ", COUNTED(poisoned, "page"));
+        if (left_out > 0)
+                (void) printf(COUNTED_FORMAT " left out, ", COUNTED(left_out, "page"));
         (void) printf("fill %s\n", json_is(vm, "fill") ? "on" : "off");
 }
 
 int status_complain_if_stuck(const json_object *vm) {
-        uint64_t lost = json_u64(vm, "sources_lost"), poisoned = json_u64(vm, "pages_poisoned");
+        uint64_t lost = json_u64(vm, "sources_lost"), poisoned = json_u64(vm, "pages_poisoned"),
+                 left_out = json_u64(vm, "pages_left_out");
 
         if (lost > 0)
                 return complain(-EIO,
                                 "the source of " COUNTED_FORMAT
                                 " has changed since the start: absent pages cannot be had",
                                 MEMORIES(lost));
-        if (poisoned > 0 && json_u64(vm, "pages_present") + poisoned == json_u64(vm, "pages_total"))
+        if (poisoned + left_out > 0 && json_u64(vm, "pages_present") + poisoned + left_out == json_u64(vm, "pages_total"))
                 return complain(-EIO, COUNTED_FORMAT " could not be read from the source; all else is here",
-                                COUNTED(poisoned, "page"));
+                                COUNTED(poisoned + left_out, "page"));
         return 0;
 }

@@ -196,6 +196,27 @@ TEST(socket, watch_ends_when_the_source_has_changed) {
         stop(&broker, &image);
 }
 
+TEST(socket, watch_ends_when_the_fill_has_left_out_all_that_is_absent) {
+        struct test_image image;
+        struct test_broker broker;
+        struct test_gate gate;
+
+        require_fuse();
+        test_image_make(&image, &(struct test_image_spec) { .n_pages = 64, .seed = 4 });
+        test_gate_start(&gate, &image);
+        test_gate_fail(&gate, 5 * TEST_PAGE, TEST_PAGE, EIO, TEST_GATE_ALWAYS);
+        TEST_BROKER_START(&broker, test_gate_memory("ram0", &gate, ""), "--source-retries=1", "--heal-interval=0");
+        cr_assert_eq(run(&broker, "watch --interval=0.1"), 1, "%s", ctl_err);
+        cr_assert(strstr(ctl_err, "1 page could not be read from the source; all else is here"), "%s", ctl_err);
+        cr_assert_eq(run(&broker, "status"), 0, "%s", ctl_err);
+        cr_assert(strstr(ctl_out, "left out     1 page: the fill could not read"), "%s", ctl_out);
+        cr_assert_eq(run(&broker, "status --json"), 0, "%s", ctl_err);
+        cr_assert(strstr(ctl_out, "\"pages_left_out\": 1,"), "%s", ctl_out);
+        test_broker_stop(&broker);
+        test_gate_stop(&gate);
+        test_image_unlink(&image);
+}
+
 TEST(socket, watch_ends_when_all_that_is_absent_is_poisoned) {
         struct test_image image;
         struct test_broker broker;

@@ -231,7 +231,8 @@ static void lying_start(struct failure *f, const char *option, const char *optio
         make_image(0, "64K");
         f->image = image;
         test_gate_start(&f->gate, &f->image);
-        TEST_BROKER_START(&f->broker, test_gate_memory("ram0", &f->gate, with_sums("")), "--fill=off", option, option2);
+        TEST_BROKER_START(&f->broker, test_gate_memory("ram0", &f->gate, with_sums("")), "--fill=off", "--heal-interval=0",
+                          option, option2);
         f->client = test_connect(&f->broker, PB_ROLE_VMM);
 }
 
@@ -264,6 +265,39 @@ TEST(checksums, lie_is_an_error_until_it_is_healed) {
         test_gate_open(&f.gate);
         cr_assert_eq(failure_heal(&f, 0, 0), 16);
         cr_assert(ensure_is_right(f.client, images, 64 * TEST_PAGE, 64 * TEST_PAGE));
+        lying_stop(&f);
+}
+
+TEST(checksums, fill_leaves_a_damaged_block_out_until_it_is_healed) {
+        struct failure f;
+
+        lying_start(&f, "--source-retries=1", "--io=auto");
+        test_gate_lie(&f.gate, 100 * TEST_PAGE, TEST_PAGE, TEST_GATE_ALWAYS);
+        cr_assert_eq(pb_set_fill(f.client, true), 0);
+        cr_assert(EVENTUALLY(get_stats(f.client).pages_left_out == 16));
+        cr_assert_eq(get_stats(f.client).pages_present, PAGES - 16);
+        cr_assert_eq(get_stats(f.client).pages_poisoned, 0);
+        cr_assert(test_broker_will_log(&f.broker, "leaves out 16 pages"));
+        cr_assert(test_broker_will_log(&f.broker, "begins with page 96 (offset 0x60000)"));
+        test_gate_open(&f.gate);
+        cr_assert_eq(failure_heal(&f, 0, 0), 0, "none was poisoned");
+        cr_assert(EVENTUALLY(get_stats(f.client).complete));
+        cr_assert_eq(get_stats(f.client).pages_left_out, 0);
+        cr_assert(ensure_is_right(f.client, images, 64 * TEST_PAGE, 64 * TEST_PAGE));
+        lying_stop(&f);
+}
+
+TEST(checksums, page_that_the_fill_left_out_comes_to_who_wants_it) {
+        struct failure f;
+
+        lying_start(&f, "--source-retries=0", "--io=auto");
+        test_gate_lie(&f.gate, 100 * TEST_PAGE, TEST_PAGE, TEST_GATE_ALWAYS);
+        cr_assert_eq(pb_set_fill(f.client, true), 0);
+        cr_assert(EVENTUALLY(get_stats(f.client).pages_left_out == 16));
+        test_gate_open(&f.gate);
+        cr_assert(ensure_is_right(f.client, images, 96 * TEST_PAGE, 16 * TEST_PAGE));
+        cr_assert(EVENTUALLY(get_stats(f.client).complete));
+        cr_assert_eq(get_stats(f.client).pages_left_out, 0);
         lying_stop(&f);
 }
 

@@ -400,7 +400,7 @@ TEST(slice, failure_of_what_only_a_hint_wanted_leaves_demanded_pages_with_the_ca
         device.request = &f.device;
         (void) want(&f, 0xf, 0, &fill, &claimed);
         (void) want(&f, 0x4, 0, &device, &claimed);
-        cr_assert_eq(slice_settle_unwanted(f.memory, 0, 0xf, -EIO, &demanded), &fill);
+        cr_assert_eq(slice_settle_unwanted(f.memory, 0, 0xf, -EIO, false, &demanded), &fill);
         cr_assert_eq(fill.result, -EIO);
         cr_assert_eq(demanded, 0x4);
         cr_assert_eq(f.memory->pages_in_flight, 1);

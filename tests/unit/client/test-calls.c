@@ -3,6 +3,7 @@
 #include "tests/unit/client/support.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -34,6 +35,8 @@ static void answer_stats(struct fake *f, const struct fake_call *call, struct fa
 
         for (unsigned i = 0; i < 11; i++)
                 field[i] = 100 + i;
+        answer->stats.sources_lost = 111;
+        answer->stats.pages_left_out = 112;
         answer->stats.complete = 1;
         answer->stats.fill = 1;
 }
@@ -55,6 +58,8 @@ TEST(stats, are_the_brokers) {
         cr_assert_eq(stats.bytes_fetched, 108);
         cr_assert_eq(stats.clients, 109);
         cr_assert_eq(stats.peers, 110);
+        cr_assert_eq(stats.sources_lost, 111);
+        cr_assert_eq(stats.pages_left_out, 112);
         cr_assert_eq(stats.complete, 1);
         cr_assert_eq(stats.fill, 1);
         stop();
@@ -67,6 +72,7 @@ TEST(stats, fit_the_size_that_the_caller_has) {
                 uint64_t behind;
         } larger = { { .size = sizeof(struct pb_stats) + 8 }, 1, 2 };
         struct pb_stats smaller = { .size = 40, .pages_total = 5 };
+        struct pb_stats first = { .size = offsetof(struct pb_stats, pages_left_out), .pages_left_out = 6 };
         struct pb_counters counters = { .size = 8, .sleeps = 5 };
 
         start(answer_stats, PB_ROLE_DEVICE);
@@ -74,6 +80,9 @@ TEST(stats, fit_the_size_that_the_caller_has) {
         cr_assert_eq(larger.stats.peers, 110);
         cr_assert_eq(larger.future, 0);
         cr_assert_eq(larger.behind, 2);
+        cr_assert_eq(pb_get_stats(client, &first), 0, "a program that was built before this field was there");
+        cr_assert_eq(first.sources_lost, 111);
+        cr_assert_eq(first.pages_left_out, 6);
         cr_assert_eq(pb_get_stats(client, &smaller), -EINVAL);
         cr_assert_eq(smaller.pages_total, 5);
         cr_assert_eq(pb_get_counters(client, &counters), -EINVAL);
