@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ uint64_t bench_now_ns(void);
 void bench_make_image(const char *path, uint64_t size);
 /* Without fill. `memory` is its option, `path` that of its socket; it dies with the calling process. */
 pid_t bench_start_broker(const char *pagebrokerd, const char *path, const char *memory, int cpu);
-void bench_set_huge_pages(uint64_t n); /* of 2 MiB */
+void bench_set_huge_pages(uint64_t n); /* of 2 MiB, beside those that were there before */
 uint64_t bench_count_free_huge_pages(void);
 void bench_touch(const struct contestant *c, const struct access *access);
 double bench_presence_test_ns(struct contestant *pagebroker);

@@ -51,11 +51,30 @@ void bench_make_image(const char *path, uint64_t size) {
         (void) close(fd);
 }
 
-void bench_set_huge_pages(uint64_t n) {
-        FILE *file = fopen("/proc/sys/vm/nr_hugepages", "we");
+static unsigned long long count_huge_pages(void) {
+        FILE *file = fopen("/proc/sys/vm/nr_hugepages", "re");
+        unsigned long long n = 0;
 
         if (file) {
-                fprintf(file, "%llu\n", (unsigned long long) n);
+                if (fscanf(file, "%llu", &n) != 1)
+                        n = 0;
+                (void) fclose(file);
+        }
+        return n;
+}
+
+/* Somebody else's are left alone: 0 is what there was at the first call. */
+void bench_set_huge_pages(uint64_t n) {
+        static unsigned long long found;
+        static bool known;
+        FILE *file;
+
+        if (!known)
+                found = count_huge_pages();
+        known = true;
+        file = fopen("/proc/sys/vm/nr_hugepages", "we");
+        if (file) {
+                fprintf(file, "%llu\n", found + (unsigned long long) n);
                 (void) fclose(file);
         }
 }
