@@ -36,6 +36,7 @@ struct supervisor {
         struct store store;
         sd_event *event;
         sd_event_source *restart, *watchdog;
+        sd_event_source *broker_end; /* freed when it has ended: its pid will be another process's, also of a later broker */
         int notify;
         char notify_address[128];
         pid_t broker, vmm;
@@ -125,6 +126,7 @@ static int on_broker_end(sd_event_source *source, const siginfo_t *info, void *d
         bool exited = info->si_code == CLD_EXITED;
 
         s->broker = 0;
+        s->broker_end = sd_event_source_disable_unref(s->broker_end);
         s->n_failed = s->ready ? 0 : s->n_failed + 1;
         s->ready = false;
         s->watchdog = sd_event_source_disable_unref(s->watchdog);
@@ -180,7 +182,7 @@ static int start_broker(struct supervisor *s) {
                 return (int) s->broker;
         }
         log_info("broker %d started, with %u descriptors", (int) s->broker, s->store.n_entries);
-        r = sd_event_add_child(s->event, NULL, s->broker, WEXITED, on_broker_end, s);
+        r = sd_event_add_child(s->event, &s->broker_end, s->broker, WEXITED, on_broker_end, s);
         return r < 0 ? r : 0;
 }
 
@@ -275,6 +277,7 @@ int supervisor_run(const struct supervisor_options *options) {
                 log_error("cannot start: %s", strerror(-r));
         else
                 r = sd_event_loop(s.event);
+        s.broker_end = sd_event_source_unref(s.broker_end);
         s.restart = sd_event_source_unref(s.restart);
         s.watchdog = sd_event_source_unref(s.watchdog);
         s.event = sd_event_unref(s.event);

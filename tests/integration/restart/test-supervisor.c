@@ -149,6 +149,25 @@ TEST(supervisor, makes_no_pause_after_brokers_that_were_ready) {
         stop(&broker);
 }
 
+/* A process id comes again some day, and may be a broker's again. */
+TEST(supervisor, keeps_nothing_of_brokers_that_have_ended) {
+        struct test_broker broker;
+        int n;
+
+        start(&broker, NULL);
+        test_broker_kill_served(&broker);
+        test_broker_wait_next(&broker);
+        n = test_descriptors_count(broker.pid);
+        for (unsigned i = 0; i < 10; i++) {
+                test_broker_kill_served(&broker);
+                test_broker_wait_next(&broker);
+        }
+        /* What the last one has taken out of the store may be closed a moment later. */
+        cr_assert(EVENTUALLY(test_descriptors_count(broker.pid) <= n), "%d descriptors, %d before",
+                  test_descriptors_count(broker.pid), n);
+        stop(&broker);
+}
+
 /* The served one is killed, and `n` after it die on their way. */
 static void die_on_the_way(struct test_broker *broker, int n) {
         struct kill_order *order = kill_order_new();
