@@ -58,6 +58,7 @@ struct ledger_plug_state {
 struct ledger_plug {
         uint32_t valid; /* which of the two */
         uint32_t source_is_done; /* nothing is read or told there any more; of every memory, whether it comes and goes or not */
+        uint64_t pages_data;     /* what the source had data for, then; stored first */
         struct ledger_plug_state states[2];
 };
 

@@ -97,6 +97,12 @@ void memory_count_data(struct memory *memory) {
         struct source *source = memory->source;
         uint64_t offset = 0, pages = 0, adopted = 0;
 
+        /* Counted by an earlier broker; all of it is present. Which pages they were is not known any more. */
+        if (source->is_done) {
+                atomic_fetch_add_explicit(&memory->pages_fetched, source->pages_data, memory_order_relaxed);
+                atomic_store_explicit(&memory->pages_data, source->pages_data, memory_order_relaxed);
+                return;
+        }
         /* They say nothing about zeros: then every page is taken for data. */
         if (memory->checksums) {
                 atomic_store_explicit(&memory->pages_data, checksums_count_data(memory), memory_order_relaxed);

@@ -64,12 +64,17 @@ static void on_memory_cleared(void *data, struct memory *memory, int result) {
         end(broker);
 }
 
-/* On the pager's thread: one store. */
+/* On the pager's thread: two stores. */
 static void on_source_done(void *data, const struct memory *memory) {
         struct broker *broker = data;
 
-        if (broker->ledger)
-                __atomic_store_n(&broker->ledger->data->plugs[memory->index].source_is_done, 1, __ATOMIC_RELEASE);
+        struct ledger_plug *plug;
+
+        if (!broker->ledger)
+                return;
+        plug = &broker->ledger->data->plugs[memory->index];
+        plug->pages_data = atomic_load_explicit(&memory->pages_data, memory_order_relaxed);
+        __atomic_store_n(&plug->source_is_done, 1, __ATOMIC_RELEASE);
 }
 
 static void on_peer_ended(void *data) {

@@ -80,6 +80,9 @@ void pager_end_sources(struct pager *pager) {
                 source_step(pager, memory, memory->source, &ends);
                 if (!memory->completed || ends.n_left > 0)
                         continue;
+                /* What it has data for can be asked no more then: the counter will poke us. */
+                if (!atomic_load_explicit(&memory->counter_is_through, memory_order_acquire))
+                        continue;
                 memory->source_has_ended = true;
                 if (ends.n_lost > 0)
                         continue;

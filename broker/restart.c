@@ -232,7 +232,7 @@ int restart_take_source(struct broker *broker, unsigned i) {
             strncmp(was->name, option->name, sizeof was->name) == 0) {
                 broker->plans[i].size = option->size ?: was->size;
                 r = source_new_done(&broker->plans[i].source, option->source ?: "", was->source_offset + was->size,
-                                    was->identity);
+                                    was->identity, ledger->data->plugs[i].pages_data);
                 if (r == 0)
                         log_info("memory %s is complete: its source is not needed any more", option->name);
                 r = r < 0 ? r : 1;

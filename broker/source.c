@@ -131,7 +131,7 @@ static int done_extent(struct source *source, uint64_t offset, uint64_t length, 
 }
 
 int source_new_done(struct source **ret, const char *name, uint64_t size,
-                    const uint64_t identity[SOURCE_IDENTITY_WORDS]) {
+                    const uint64_t identity[SOURCE_IDENTITY_WORDS], uint64_t pages_data) {
         static const struct source_ops ops = {
                 .scheme = "done",
                 .extent = done_extent,
@@ -143,7 +143,10 @@ int source_new_done(struct source **ret, const char *name, uint64_t size,
         };
         int r = source_new(ret, &ops, name, size);
 
-        if (r == 0)
-                memcpy((*ret)->identity, identity, sizeof(*ret)->identity);
-        return r;
+        if (r < 0)
+                return r;
+        memcpy((*ret)->identity, identity, sizeof(*ret)->identity);
+        (*ret)->is_done = true;
+        (*ret)->pages_data = pages_data;
+        return 0;
 }

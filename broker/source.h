@@ -115,6 +115,8 @@ struct source {
         uint64_t identity[SOURCE_IDENTITY_WORDS]; /* set by whoever opens it; the same bytes have the same */
         void (*on_return)(void *data); /* source_watch() */
         void *on_return_data;
+        bool is_done;        /* source_new_done() */
+        uint64_t pages_data; /* ... how many it had data for */
         bool wants_installed;
         bool may_block; /* a read of `fd` may stop who makes it: never on the pager's thread */
         struct source **parts; /* what it is made of, if it reads nothing by itself; its own */
@@ -152,9 +154,9 @@ const char *source_error_text(int error);
 /* All zeros: a memory without a source. */
 int source_new_zero(struct source **ret, uint64_t size);
 
-/* Of a memory that is complete: says what it was, and is never read. */
+/* Of a memory that is complete: says what it was and how many pages of data it had, and is never read. */
 int source_new_done(struct source **ret, const char *name, uint64_t size,
-                    const uint64_t identity[SOURCE_IDENTITY_WORDS]);
+                    const uint64_t identity[SOURCE_IDENTITY_WORDS], uint64_t pages_data);
 
 /* Which source a cold read of the page at `offset` is made from: the source itself, or one of its parts. */
 struct source *source_leaf(struct source *source, uint64_t offset);

@@ -124,6 +124,23 @@ TEST(take_over, complete_memory_is_complete_at_once) {
         stop(&broker);
 }
 
+/* The next broker does not open it, and cannot ask where it had data. */
+TEST(take_over, source_that_is_done_with_is_counted_as_before) {
+        struct test_broker broker;
+        pb_client *client;
+
+        start(&broker, "", "--fill=on");
+        cr_assert(test_broker_will_log(&broker, "memory ram0: nothing is left to be read"));
+        kill_and_wait(&broker);
+        cr_assert(test_broker_will_log(&broker, "memory ram0 is complete: its source is not needed any more"));
+        client = test_connect(&broker, PB_ROLE_VMM);
+        cr_assert(EVENTUALLY(get_stats(client).pages_data == test_image_count_data(&image)));
+        cr_assert(EVENTUALLY(get_stats(client).pages_data_present == test_image_count_data(&image)));
+        cr_assert(ensure_is_right(client, images, 0, N_PAGES * TEST_PAGE));
+        client = test_disconnect(client);
+        stop(&broker);
+}
+
 TEST(take_over, counts_data_that_was_present_and_is_fetched_after) {
         struct test_broker broker;
         pb_client *client;
