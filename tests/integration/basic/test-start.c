@@ -13,6 +13,7 @@
 
 #include "common/cleanup.h"
 #include "common/macro.h"
+#include "protocol/message.h"
 #include "tests/integration/basic/support.h"
 
 static struct test_image image;
@@ -108,6 +109,32 @@ TEST(start, connected_socket_may_be_passed) {
 
 TEST(start, hello_may_be_there_before_the_broker) {
         connected_pair(true);
+}
+
+/* Sent before either end asked for credentials: nobody knows whose it is. The socket's own are those of who made the pair. */
+TEST(start, hello_without_credentials_is_refused) {
+        struct pb_message_hello hello = {
+                .header = { .type = PB_MSG_HELLO, .size = sizeof hello, .serial = 1 },
+                .version_min = PB_VERSION_MIN,
+                .version_max = PB_VERSION_MAX,
+                .role = PB_AS_DEVICE,
+                .name = "nobody",
+        };
+        struct pb_message_result refused = { .error = 0 };
+        int pair[2];
+        pid_t pid;
+
+        make_image();
+        cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0);
+        cr_assert_eq(send(pair[1], &hello, sizeof hello, 0), (ssize_t) sizeof hello);
+        pid = test_child_start((uid_t) -1, exec_with_socket, &(struct passed) { pair[0], TEST_MEMORY("ram0", &image) });
+        cr_assert_eq(recv(pair[1], &refused, sizeof refused, 0), (ssize_t) sizeof refused);
+        cr_assert_eq(refused.header.type, PB_MSG_REFUSED);
+        cr_assert(strstr(refused.text, "without credentials"), "%s", refused.text);
+        (void) close(pair[0]);
+        (void) close(pair[1]);
+        end_broker(pid);
+        test_image_unlink(&image);
 }
 
 TEST(start, becomes_the_user_it_is_told) {
