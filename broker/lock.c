@@ -3,11 +3,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "broker/broker.h"
 #include "broker/pager.h"
@@ -17,6 +20,11 @@
 
 /* More than the pager's thread ever uses of its stack, which has the C library's size. */
 #define STACK_USED (256u << 10)
+
+/* What the heap may grow by after it was locked, and blocks to make it grow with: smaller than what malloc() maps. */
+#define HEAP_ROOM (512u << 10)
+#define HEAP_BLOCK_SIZE (64u << 10)
+#define HEAP_BLOCKS 64u
 
 void lock_raise_limit(void) {
         (void) setrlimit(RLIMIT_MEMLOCK, &(struct rlimit) { RLIM_INFINITY, RLIM_INFINITY });
@@ -28,6 +36,18 @@ static bool is_wanted(const char *permissions, const char *name) {
         if (strcmp(name, "[heap]") == 0)
                 return true;
         return permissions[0] == 'r' && permissions[3] == 'p' && name[0] == '/' && !strstr(name, "/memfd:");
+}
+
+/* Where a heap grows after it was locked, it is not: there is room in it before. */
+static void make_room_in_heap(void) {
+        void *before = sbrk(0), *blocks[HEAP_BLOCKS];
+        unsigned n = 0;
+
+        (void) mallopt(M_TOP_PAD, HEAP_ROOM); /* also what is kept when all above it is free */
+        while (n < HEAP_BLOCKS && sbrk(0) == before)
+                blocks[n++] = malloc(HEAP_BLOCK_SIZE);
+        while (n > 0)
+                free(blocks[--n]);
 }
 
 /* Piece by piece, as far as the limit goes: a piece that does not fit is left out. Returns how many were. */
@@ -74,6 +94,7 @@ void lock_own_memory(struct broker *broker) {
                         memory_unlock(broker->memories[i]);
                 return;
         }
+        make_room_in_heap();
         left_out = !lock_stack_of(broker->pager->thread);
         left_out += lock_pieces();
         if (limit.rlim_cur == RLIM_INFINITY)
