@@ -10,6 +10,7 @@
  *   memory  every word of the filled memory, and its checksum from before
  *   disk    every block of the disk's first half, read again, against the formula
  *   write   pages of that memory, not touched since the fill, written to the disk's second half and read back
+ * The next line switches the machine off.
  */
 #define _GNU_SOURCE /* O_DIRECT */
 #include <errno.h>
@@ -167,7 +168,7 @@ static void verify_memory(struct guest *guest) {
                 printf("VERDICT memory ok %016" PRIx64 "\n", sum);
 }
 
-static int verify_is_asked(void) {
+static int line_has_come(void) {
         struct pollfd poll_fd = { .fd = STDIN_FILENO, .events = POLLIN };
         char line[64];
 
@@ -202,7 +203,7 @@ int main(int argc, char **argv) {
         guest.sum = memory_sum(guest.memory, guest.n_pages);
         printf("READY sum %016" PRIx64 " pages %" PRIu64 " blocks %" PRIu64 "\n", guest.sum, guest.n_pages,
                guest.n_blocks);
-        for (uint64_t tick = 0; !verify_is_asked(); tick++) {
+        for (uint64_t tick = 0; !line_has_come(); tick++) {
                 /* From the middle on: the first buffers lie beside pages that the guest's kernel is busy with. */
                 uint64_t *buffer = guest.buffers + (guest.n_buffers / 2 + tick) % guest.n_buffers * WORDS;
                 int right = block_read_is_right(&guest, tick % guest.n_blocks, buffer);
@@ -213,6 +214,9 @@ int main(int argc, char **argv) {
         verify_disk(&guest);
         verify_memory(&guest);
         printf("DONE\n");
+        /* Its balloon may still be at work: the machine stays until it is told to go, or stopped. */
+        while (!line_has_come())
+                ;
         (void) reboot(RB_POWER_OFF);
         return 0;
 }
